@@ -1,0 +1,50 @@
+# Everything below works on a fresh clone with Python 3.11 or newer, make and a package registry.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+# One thread pool per core is what the small models want; export OMP_NUM_THREADS to change it.
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test test-slow lint format lab lock clean
+
+help:  ## explain every target
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## make the environment in .venv from the lock (idempotent)
+
+$(STAMP): requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "uv>=0.5"
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --require-hashes --compile-bytecode -r requirements.lock
+	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+report: setup  ## run the notebooks in order and write reports/index.html
+	$(BIN)/ktda report
+
+test: setup  ## fast tests: units, the command line in process, every notebook at seconds
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## long tests: kills, subprocesses, a wheel in an environment of its own
+	$(BIN)/python -m pytest -m slow
+
+lint: setup  ## ruff on modules and notebooks, outputs stripped, notebooks well formed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+format: setup  ## let ruff and nbstripout mend what lint complains of
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/nbstripout notebooks/*.ipynb
+
+lab: setup  ## open JupyterLab on the notebooks
+	$(BIN)/jupyter lab notebooks
+
+lock: setup  ## resolve requirements.lock anew from pyproject.toml
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
+		--all-extras -o requirements.lock pyproject.toml
+
+clean:  ## remove what report and tests built (keeps .venv and data)
+	rm -rf reports/build reports/index.html .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Scores from one confusion matrix, evaluation of a run, and figures."""
