@@ -1,0 +1,60 @@
+"""Feature Alignment Module (FAM): student maps on the teacher's channels and patch grid.
+
+Per level a 1x1 convolution C_i -> D with bias (no norm, no activation), then bilinear resizing
+(align_corners False) to the teacher's grid; weights start truncated normal with std 0.02.
+Source: KTDA, ICME 2025, section on knowledge transfer; the authors' released code.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
+    """The teacher's grid of an image padded at bottom and right: ``ceil(image / patch)``, 256 / 14 -> 19."""
+    return -(-height // patch), -(-width // patch)
+
+
+class FeatureAlignment(nn.Module):
+    """Align the student's four maps with the teacher's.
+
+    Args:
+        in_channels: channels C_i of the student's levels, stride 4 first.
+        out_channels: the teacher's width D.
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
+        for projection in self.projections:
+            nn.init.trunc_normal_(projection.weight, std=0.02)
+            nn.init.zeros_(projection.bias)
+
+    def forward(self, maps: Sequence[Tensor], grid: tuple[int, int]) -> list[Tensor]:
+        """Project and resize.
+
+        Args:
+            maps: student maps, level i of shape (N, C_i, H_i, W_i).
+            grid: (h, w) of the teacher, see `patch_grid`; a function of the image, never of a stored embedding.
+
+        Returns:
+            One (N, D, h, w) map per level.
+        """
+        return [self._align(p, x, grid) for p, x in zip(self.projections, maps, strict=True)]
+
+    @staticmethod
+    def _align(projection: nn.Conv2d, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        # A 1x1 convolution with bias and bilinear resizing commute (the interpolation weights sum to one),
+        # so both run at the smaller of the two sizes: at 256 px level 0 is 64 x 64 and the grid 19 x 19.
+        if x.shape[-2] * x.shape[-1] > grid[0] * grid[1]:
+            return projection(resize(x, grid))  # (N, C_i, h, w) -> (N, D, h, w)
+        return resize(projection(x), grid)  # (N, D, H_i, W_i) -> (N, D, h, w)
+
+
+def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """Bilinear resizing without corner alignment and without antialiasing, the authors' everywhere."""
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,75 @@
+"""Feature Modulation Module (FMM): adapts the transferred knowledge to the target domain.
+
+Per level a stack of blocks on the flattened tokens; there is no positional embedding and the output replaces the
+input. The released form is 4 pre-norm vision-transformer blocks (8 heads, MLP ratio 4, qkv bias, no layer
+scale, no dropout); the other form is n times Linear D -> D/4, GELU, Linear D/4 -> D without residual and without norm.
+
+Attention is timm's fused one (`scaled_dot_product_attention`): at 512 px level 0 has 148 x 148 = 21904 tokens, and
+one unfused attention matrix of it would take 14 GB.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
+
+KINDS = ("vit", "mlp", "none")
+
+
+class Bottleneck(nn.Module):
+    """Linear D -> D / reduction, GELU, Linear back to D: (N, L, D) -> (N, L, D), no residual, no norm."""
+
+    def __init__(self, dim: int, reduction: int = 4) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, dim // reduction)
+        self.act = nn.GELU()
+        self.fc2 = nn.Linear(dim // reduction, dim)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(tokens)))
+
+
+class FeatureModulation(nn.Module):
+    """Blocks over the tokens of each level.
+
+    Args:
+        channels: channels of each level (all D in the authors' form).
+        kind: "vit" (transformer blocks) or "mlp" (bottlenecks).
+        depth: blocks per level, at least 1.
+        heads: attention heads of the "vit" form; must divide the channels.
+        mlp_ratio: hidden width of the "vit" form's MLP over D.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        kind: str = "vit",
+        depth: int = 4,
+        heads: int = 8,
+        mlp_ratio: float = 4.0,
+    ) -> None:
+        super().__init__()
+        if kind not in ("vit", "mlp"):
+            raise ValueError(f"FMM kind {kind!r}; expected 'vit' or 'mlp'")
+        if depth < 1:
+            raise ValueError(f"FMM depth {depth}; expected at least 1 (leave the module out with fmm=none)")
+        if kind == "vit" and any(c % heads for c in channels):
+            raise ValueError(f"{heads} FMM heads do not divide the channels {tuple(channels)}")
+
+        def block(dim: int) -> nn.Module:
+            if kind == "mlp":
+                return Bottleneck(dim)
+            # eps 1e-6, not PyTorch's 1e-5: timm's own default, measured against the authors' maps
+            return Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+
+        self.levels = nn.ModuleList(nn.Sequential(*(block(c) for _ in range(depth))) for c in channels)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """(N, D, h, w) per level -> the same shapes."""
+        out = []
+        for x, blocks in zip(maps, self.levels, strict=True):
+            tokens = x.flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, h * w, D)
+            tokens = blocks(tokens)
+            out.append(tokens.transpose(1, 2).unflatten(2, x.shape[-2:]))  # (N, D, h, w)
+        return out

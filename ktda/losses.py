@@ -1,0 +1,140 @@
+r"""Losses of KTDA: distillation (KL and MSE) and segmentation (cross-entropy, Dice, focal).
+
+Distillation, per level between the teacher's map t and the aligned student's map s, both (N, D, h, w):
+
+    L = alpha * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - alpha) * MSE(s, t), averaged over the levels.
+
+Which values form one distribution is the `axis`: the released code takes dim -1, the image *width* (D * h
+distributions of w values); "channel" takes the D channels of one place, "spatial" the h * w places of one channel.
+Sources: KTDA (ICME 2025) and its released code; Hinton et al. 2015 for the temperature and its square.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
+from torch import Tensor
+
+AXES = ("width", "channel", "spatial")
+REDUCTIONS = ("authors", "mean")
+CE_AVERAGES = ("authors", "valid")
+
+
+def kl_divergence(
+    student: Tensor,
+    teacher: Tensor,
+    axis: str = "width",
+    temperature: float = 1.0,
+    reduction: str = "authors",
+) -> Tensor:
+    """KL(teacher || student) of softmaxes, times the temperature's square; computed in fp32, also under autocast.
+
+    Args:
+        student: (N, D, h, w).
+        teacher: (N, D, h, w), no gradient flows into it.
+        axis: which values form one distribution: "width" (as released), "channel" or "spatial".
+        temperature: divides both maps; positive.
+        reduction: "authors" sums over the distributions of an image and averages over images (1e2 to 1e3 nats
+            at the authors' sizes); "mean" averages over the distributions.
+
+    Returns:
+        A scalar in nats, at least 0, and 0 where both are equal.
+    """
+    if axis not in AXES:
+        raise ValueError(f"KL axis {axis!r}; expected one of {', '.join(AXES)}")
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    with torch.autocast(student.device.type, enabled=False):
+        s, t = student.float() / temperature, teacher.detach().float() / temperature
+        if axis == "spatial":
+            s, t = s.flatten(2), t.flatten(2)  # (N, D, h * w)
+        dim = 1 if axis == "channel" else -1
+        # log_softmax, not log(softmax): the latter can reach -inf in half precision
+        total = F.kl_div(s.log_softmax(dim), t.log_softmax(dim), reduction="sum", log_target=True)
+        count = len(s) if reduction == "authors" else s.numel() // s.shape[dim]
+        return total * (temperature**2 / count)
+
+
+def distillation_loss(
+    students: Sequence[Tensor],
+    teachers: Sequence[Tensor],
+    alpha: float = 0.5,
+    temperature: float = 1.0,
+    axis: str = "width",
+    reduction: str = "authors",
+) -> Tensor:
+    """Mean over levels of ``alpha * KL + (1 - alpha) * MSE``.
+
+    With ``reduction="authors"`` and alpha 0, the loss is halved as in the released code (so that the MSE keeps the
+    weight that it has at alpha 0.5); "mean" never does that.
+
+    Args:
+        students: aligned student maps, (N, D, h, w) per level.
+        teachers: teacher maps of the same shapes.
+        alpha: share of KL, in [0, 1].
+        temperature, axis, reduction: see `kl_divergence`.
+
+    Returns:
+        A scalar in fp32.
+    """
+    if len(students) != len(teachers):
+        raise ValueError(
+            f"{len(students)} student maps but {len(teachers)} teacher maps; choose as many teacher blocks"
+        )
+    levels = []
+    for s, t in zip(students, teachers, strict=True):
+        if s.shape != t.shape:
+            raise ValueError(f"student map {tuple(s.shape)} and teacher map {tuple(t.shape)} differ in shape")
+        level = torch.zeros((), device=s.device)
+        if alpha > 0:
+            level = level + alpha * kl_divergence(s, t, axis, temperature, reduction)
+        if alpha < 1:
+            level = level + (1 - alpha) * F.mse_loss(s.float(), t.detach().float())
+        levels.append(level)
+    loss = torch.stack(levels).mean()
+    return loss / 2 if reduction == "authors" and alpha == 0 else loss
+
+
+def cross_entropy(
+    logits: Tensor,
+    masks: Tensor,
+    ignore_index: int = 255,
+    average: str = "authors",
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Pixel-wise cross-entropy in fp32.
+
+    Args:
+        logits: (N, K, H, W).
+        masks: (N, H, W) class indices, `ignore_index` where unlabelled.
+        ignore_index: label that does not count.
+        average: "authors" divides by all pixels, ignored ones counting 0; "valid" by the pixels that count.
+        class_weights: (K,) factors on each pixel's loss by its class.
+
+    Returns:
+        A scalar; 0 where every pixel is ignored.
+    """
+    if average not in CE_AVERAGES:
+        raise ValueError(f"ce_average {average!r}; expected one of {', '.join(CE_AVERAGES)}")
+    total = F.cross_entropy(logits.float(), masks, weight=class_weights, ignore_index=ignore_index, reduction="sum")
+    count = masks.numel() if average == "authors" else (masks != ignore_index).sum().clamp(min=1)
+    return total / count
+
+
+def segmentation_loss(
+    logits: Tensor,
+    masks: Tensor,
+    ignore_index: int = 255,
+    average: str = "authors",
+    class_weights: Tensor | None = None,
+    dice_weight: float = 0.0,
+    focal_weight: float = 0.0,
+) -> Tensor:
+    """Cross-entropy plus optional multi-class Dice and focal terms (SMP's), each times its weight."""
+    loss = cross_entropy(logits, masks, ignore_index, average, class_weights)
+    if dice_weight:
+        loss = loss + dice_weight * DiceLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
+    if focal_weight:
+        loss = loss + focal_weight * FocalLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
+    return loss

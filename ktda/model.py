@@ -1,0 +1,241 @@
+"""KTDA assembled: student -> FAM -> neck -> FMM -> decode head (and auxiliary head); and the baselines.
+
+At inference there is no teacher. Each part can be left out; without FAM, neck and FMM what remains is the natural
+control, the student with a UPerNet. Every part starts from a generator of its own, keyed by (seed, part name).
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import segmentation_models_pytorch as smp
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ktda.fam import FeatureAlignment, patch_grid, resize
+from ktda.fmm import FeatureModulation
+from ktda.heads import AuxiliaryHead, DecodeHead
+from ktda.neck import AUTHORS_SCALES, Neck
+from ktda.seeding import seeded
+from ktda.student import Student, check_encoder, make_encoder
+from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD, Teacher
+
+AUXILIARY_PLACES = ("fmm", "fam", "none")
+AUXILIARY_LEVEL = 2
+BASELINES = {
+    "unet": smp.Unet,
+    "deeplabv3plus": smp.DeepLabV3Plus,
+    "pspnet": smp.PSPNet,
+    "segformer": smp.Segformer,
+}
+
+
+class Outputs(NamedTuple):
+    """What a training step reads off one forward pass.
+
+    Attributes:
+        logits: (N, K, H, W) at image size.
+        auxiliary_logits: (N, K, H, W) of the auxiliary head, or None.
+        aligned: FAM maps (N, D, h, w) per level, or None: what is distilled.
+        pyramid: maps that the decode head read, or None.
+    """
+
+    logits: Tensor
+    auxiliary_logits: Tensor | None = None
+    aligned: list[Tensor] | None = None
+    pyramid: list[Tensor] | None = None
+
+
+class KTDA(nn.Module):
+    """The segmenter.
+
+    Args:
+        num_classes: classes K.
+        encoder: SMP encoder name of the student.
+        width: the teacher's width D, channels of FAM, neck and FMM.
+        patch: the teacher's patch size in pixels; the FAM grid is ceil(image / patch).
+        student_norm: LayerNorm on every student level.
+        student_weights: "none", "imagenet" or a file.
+        encoder_options: further arguments of a ``tu-`` encoder.
+        fam: False leaves the alignment out (then nothing can be distilled).
+        neck_scales: one factor per level; None leaves the neck out.
+        fmm: "vit", "mlp" or "none".
+        fmm_depth, fmm_heads: blocks per level, attention heads.
+        decoder, decoder_channels: "upernet" or "segformer", and its width.
+        auxiliary: where the auxiliary head reads level 2: "fmm" (the released code), "fam" (the paper's figure;
+            the student's own map where there is no FAM), "none".
+        auxiliary_channels: its hidden width.
+        dropout: channel dropout of both heads.
+        seed: start of the random parts.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        encoder: str = "tu-convnext_base",
+        *,
+        width: int = 768,
+        patch: int = 14,
+        student_norm: bool = True,
+        student_weights: str = "none",
+        encoder_options: dict | None = None,
+        fam: bool = True,
+        neck_scales: Sequence[float] | None = AUTHORS_SCALES,
+        fmm: str = "vit",
+        fmm_depth: int = 4,
+        fmm_heads: int = 8,
+        decoder: str = "upernet",
+        decoder_channels: int = 512,
+        auxiliary: str = "fmm",
+        auxiliary_channels: int = 256,
+        dropout: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if auxiliary not in AUXILIARY_PLACES:
+            raise ValueError(f"auxiliary {auxiliary!r}; expected one of {', '.join(AUXILIARY_PLACES)}")
+        self.patch, self.auxiliary = patch, auxiliary
+        with seeded(seed, "student"):
+            self.student = Student(encoder, student_norm, student_weights, encoder_options)
+        channels = self.student.channels
+        self.fam = self.neck = self.fmm = self.auxiliary_head = None
+        if fam:
+            with seeded(seed, "fam"):
+                self.fam = FeatureAlignment(channels, width)
+            channels = (width,) * len(channels)
+        aligned_channels = channels
+        if neck_scales:
+            with seeded(seed, "neck"):
+                self.neck = Neck(channels, width, neck_scales)
+            channels = (width,) * len(channels)
+        if fmm != "none":
+            with seeded(seed, "fmm"):
+                self.fmm = FeatureModulation(channels, fmm, fmm_depth, fmm_heads)
+        with seeded(seed, "decode_head"):
+            self.decode_head = DecodeHead(channels, num_classes, decoder, decoder_channels, dropout)
+        if auxiliary != "none":
+            read = (channels if auxiliary == "fmm" else aligned_channels)[AUXILIARY_LEVEL]
+            with seeded(seed, "auxiliary_head"):
+                self.auxiliary_head = AuxiliaryHead(read, num_classes, auxiliary_channels, dropout)
+
+    def forward(self, images: Tensor, outputs: bool = False, second_pass: bool = False) -> Tensor | Outputs:
+        """Segment.
+
+        Args:
+            images: normalised (N, 3, H, W).
+            outputs: return `Outputs` for a training step instead of the logits alone.
+            second_pass: take the distilled maps from a second run of the student, with drop-path samples of
+                its own, as the authors' code does.
+
+        Returns:
+            Logits (N, K, H, W), or `Outputs`.
+        """
+        aligned = self.align(images)
+        pyramid = self.modulate(aligned)
+        logits = resize(self.decode_head(pyramid), images.shape[-2:])
+        if not outputs:
+            return logits
+        auxiliary_logits = None
+        if self.auxiliary_head is not None:
+            read = (pyramid if self.auxiliary == "fmm" else aligned)[AUXILIARY_LEVEL]
+            auxiliary_logits = resize(self.auxiliary_head(read), images.shape[-2:])
+        distilled = None
+        if self.fam is not None:
+            distilled = self.align(images) if second_pass else aligned
+        return Outputs(logits, auxiliary_logits, distilled, pyramid)
+
+    def align(self, images: Tensor) -> list[Tensor]:
+        """Student and FAM: normalised images -> one (N, D, h, w) map per level (the student's own without FAM)."""
+        maps = self.student(images)
+        return maps if self.fam is None else self.fam(maps, patch_grid(*images.shape[-2:], self.patch))
+
+    def modulate(self, maps: list[Tensor]) -> list[Tensor]:
+        """Neck and FMM: aligned maps -> the pyramid that the decode head reads."""
+        if self.neck is not None:
+            maps = self.neck(maps)
+        return maps if self.fmm is None else self.fmm(maps)
+
+
+class Baseline(nn.Module):
+    """One of SMP's own architectures on the same encoder (`BASELINES`), called like `KTDA`.
+
+    Args:
+        model: key of `BASELINES`.
+        num_classes, encoder, student_weights, encoder_options, seed: as in `KTDA`.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        num_classes: int,
+        encoder: str,
+        *,
+        student_weights: str = "none",
+        encoder_options: dict | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        check_encoder(encoder)
+        with seeded(seed, "student"):
+            pretrained, self.record = make_encoder(encoder, student_weights, encoder_options)
+        with seeded(seed, model):
+            # the encoder arguments of a tu- model also reach SMP's own construction, so that the tensors fit
+            options = dict(encoder_options or {})
+            self.network = BASELINES[model](encoder, encoder_weights=None, classes=num_classes, **options)
+        tensors, own = pretrained.state_dict(), self.network.encoder.state_dict()
+        self.network.encoder.load_state_dict({k: tensors[k] for k in own})  # PSPNet keeps three stages only
+
+    def forward(self, images: Tensor, outputs: bool = False, second_pass: bool = False) -> Tensor | Outputs:
+        """Normalised (N, 3, H, W) of any size -> logits (N, K, H, W), or `Outputs` with nothing to distil."""
+        h, w = images.shape[-2:]
+        # SMP wants multiples of 32: pad with zeros, the mean colour, at right and bottom, and cut the logits.
+        padded = F.pad(images, (0, -w % 32, 0, -h % 32))
+        logits = self.network(padded)[..., :h, :w]
+        return Outputs(logits) if outputs else logits
+
+
+class TeacherSegmenter(nn.Module):
+    """The frozen teacher with neck and UPerNet, the paper's "DINOv2 + UPerNet" row.
+
+    Only this model needs the teacher at inference. The teacher is not a submodule: its weights stay out of
+    state dicts and checkpoints.
+
+    Args:
+        num_classes: classes K.
+        teacher: gives one map per level.
+        neck_scales, decoder, decoder_channels, dropout, seed: as in `KTDA`.
+        mean, std: normalisation of the images that it is called with, undone for the teacher.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        teacher: Teacher,
+        *,
+        neck_scales: Sequence[float] = AUTHORS_SCALES,
+        decoder: str = "upernet",
+        decoder_channels: int = 512,
+        dropout: float = 0.1,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self._teacher = [teacher]  # in a list, so that a teacher that is a module would not register either
+        self.mean, self.std = tuple(mean), tuple(std)
+        width = teacher.dim
+        with seeded(seed, "neck"):
+            self.neck = Neck((width,) * len(teacher.blocks), width, neck_scales)
+        with seeded(seed, "decode_head"):
+            self.decode_head = DecodeHead((width,) * len(neck_scales), num_classes, decoder, decoder_channels, dropout)
+
+    def forward(self, images: Tensor, outputs: bool = False, second_pass: bool = False) -> Tensor | Outputs:
+        """Normalised (N, 3, H, W) -> logits (N, K, H, W), or `Outputs` with nothing to distil."""
+        std, mean = images.new_tensor(self.std).view(3, 1, 1), images.new_tensor(self.mean).view(3, 1, 1)
+        pyramid = self.neck(self._teacher[0](images * std + mean))
+        logits = resize(self.decode_head(pyramid), images.shape[-2:])
+        return Outputs(logits, pyramid=pyramid) if outputs else logits
+
+
+def normalise(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
+    """RGB in [0, 1] -> what every segmenter takes; the one normalisation in training, prediction and export."""
+    return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)

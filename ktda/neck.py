@@ -1,0 +1,44 @@
+"""Neck between FAM and FMM: a pyramid of scales from maps that all stand on the teacher's grid.
+
+Per level 1x1 convolution, bilinear resizing by a factor (default 4, 2, 1, 0.5), 3x3 convolution; no norm, no
+activation. The paper's figure shows no neck; the authors' released code has it.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+AUTHORS_SCALES = (4.0, 2.0, 1.0, 0.5)
+
+
+class Neck(nn.Module):
+    """Multi-scale neck.
+
+    Args:
+        in_channels: channels of each incoming level.
+        out_channels: channels D of each outgoing level.
+        scales: factor on height and width per level; sizes are floored (19 * 0.5 -> 9).
+    """
+
+    def __init__(self, in_channels: Sequence[int], out_channels: int, scales: Sequence[float] = AUTHORS_SCALES) -> None:
+        super().__init__()
+        self.scales = tuple(float(s) for s in scales)
+        self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
+        self.smooth = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in self.scales)
+        if len(self.scales) != len(self.lateral):
+            raise ValueError(f"{len(self.scales)} neck scales for {len(self.lateral)} levels; give one per level")
+        for convolution in (*self.lateral, *self.smooth):
+            nn.init.xavier_uniform_(convolution.weight)
+            nn.init.zeros_(convolution.bias)
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """(N, C_i, h_i, w_i) per level -> (N, D, floor(h_i s_i), floor(w_i s_i)) per level."""
+        out = []
+        for x, lateral, smooth, scale in zip(maps, self.lateral, self.smooth, self.scales, strict=True):
+            x = lateral(x)  # (N, D, h, w)
+            if scale != 1:
+                # By factor, not by size: the sampling positions of an odd grid differ (19 * 0.5 -> 9).
+                x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
+            out.append(smooth(x))  # (N, D, h * scale, w * scale)
+        return out
