@@ -128,13 +128,13 @@ def segmentation_loss(
     ignore_index: int = 255,
     average: str = "authors",
     class_weights: Tensor | None = None,
-    dice_weight: float = 0.0,
-    focal_weight: float = 0.0,
+    dice: float = 0.0,
+    focal: float = 0.0,
 ) -> Tensor:
     """Cross-entropy plus optional multi-class Dice and focal terms (SMP's), each times its weight."""
     loss = cross_entropy(logits, masks, ignore_index, average, class_weights)
-    if dice_weight:
-        loss = loss + dice_weight * DiceLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
-    if focal_weight:
-        loss = loss + focal_weight * FocalLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
+    if dice:
+        loss = loss + dice * DiceLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
+    if focal:
+        loss = loss + focal * FocalLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
     return loss

@@ -57,7 +57,8 @@ class KTDA(nn.Module):
         student_weights: "none", "imagenet" or a file.
         encoder_options: further arguments of a ``tu-`` encoder.
         fam: False leaves the alignment out (then nothing can be distilled).
-        neck_scales: one factor per level; None leaves the neck out.
+        neck_scales: one factor per level; None or empty leaves the neck out.
+        neck_width: channels after the neck; 0 keeps D, as the authors do.
         fmm: "vit", "mlp" or "none".
         fmm_depth, fmm_heads: blocks per level, attention heads.
         decoder, decoder_channels: "upernet" or "segformer", and its width.
@@ -80,6 +81,7 @@ class KTDA(nn.Module):
         encoder_options: dict | None = None,
         fam: bool = True,
         neck_scales: Sequence[float] | None = AUTHORS_SCALES,
+        neck_width: int = 0,
         fmm: str = "vit",
         fmm_depth: int = 4,
         fmm_heads: int = 8,
@@ -105,8 +107,8 @@ class KTDA(nn.Module):
         aligned_channels = channels
         if neck_scales:
             with seeded(seed, "neck"):
-                self.neck = Neck(channels, width, neck_scales)
-            channels = (width,) * len(channels)
+                self.neck = Neck(channels, neck_width or width, neck_scales)
+            channels = (neck_width or width,) * len(channels)
         if fmm != "none":
             with seeded(seed, "fmm"):
                 self.fmm = FeatureModulation(channels, fmm, fmm_depth, fmm_heads)
@@ -202,7 +204,7 @@ class TeacherSegmenter(nn.Module):
     Args:
         num_classes: classes K.
         teacher: gives one map per level.
-        neck_scales, decoder, decoder_channels, dropout, seed: as in `KTDA`.
+        neck_scales (never empty), neck_width, decoder, decoder_channels, dropout, seed: as in `KTDA`.
         mean, std: normalisation of the images that it is called with, undone for the teacher.
     """
 
@@ -212,6 +214,7 @@ class TeacherSegmenter(nn.Module):
         teacher: Teacher,
         *,
         neck_scales: Sequence[float] = AUTHORS_SCALES,
+        neck_width: int = 0,
         decoder: str = "upernet",
         decoder_channels: int = 512,
         dropout: float = 0.1,
@@ -222,9 +225,9 @@ class TeacherSegmenter(nn.Module):
         super().__init__()
         self._teacher = [teacher]  # in a list, so that a teacher that is a module would not register either
         self.mean, self.std = tuple(mean), tuple(std)
-        width = teacher.dim
+        width = neck_width or teacher.dim
         with seeded(seed, "neck"):
-            self.neck = Neck((width,) * len(teacher.blocks), width, neck_scales)
+            self.neck = Neck((teacher.dim,) * len(teacher.blocks), width, neck_scales)
         with seeded(seed, "decode_head"):
             self.decode_head = DecodeHead((width,) * len(neck_scales), num_classes, decoder, decoder_channels, dropout)
 

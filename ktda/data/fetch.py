@@ -14,6 +14,7 @@ import os
 import queue
 import re
 import shutil
+import ssl
 import threading
 import time
 import urllib.error
@@ -39,6 +40,13 @@ STALL_SECONDS = 30.0  # silence on an open connection that counts as broken
 ATTEMPTS = 5  # in a row without a single new byte
 PAUSE_SECONDS = 1.0  # before the second attempt, doubled each time
 CHUNK = 1 << 20
+BROKEN_CONNECTION = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    TimeoutError,
+    ConnectionError,
+    ssl.SSLError,
+)
 
 
 def fetch(
@@ -118,8 +126,8 @@ def _fetch(name: str, out: Path, archive: Path | None, endpoint: str, probe_seco
         if expected is None or (origin == "known" and any_hash):
             continue
         if sha256 != expected:
-            if downloaded is not None and origin == "hub":
-                downloaded.unlink()
+            if downloaded is not None and checked is None:
+                downloaded.unlink()  # damaged on the way; what the hub vouches for is kept
             cure = "fetch it again" if origin == "hub" else "fetch it again, or accept it with --any-hash"
             raise InputError(f"{source['file']}: SHA-256 is {sha256}, expected {expected} ({origin}); {cure}")
         checked = origin
@@ -215,7 +223,7 @@ def download(url: str, part: Path, size: int | None) -> None:
                 if error.code < 500 and error.code not in (408, 429):
                     raise InputError(f"{url}: the server answered {error.code} {error.reason}") from error
                 reason = f"{error.code} {error.reason}"
-            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            except BROKEN_CONNECTION as error:
                 reason = str(getattr(error, "reason", None) or error)
             got = part.stat().st_size if part.exists() else 0
             if size is not None and got == size:
@@ -239,6 +247,7 @@ def _receive(url: str, part: Path, have: int, bar: tqdm) -> int:
             if total is not None and int(total[1]) == have:
                 return have
             part.unlink()
+            raise http.client.HTTPException("the server's file has another size") from error
         raise
     with response:
         if response.status == 206:

@@ -240,7 +240,7 @@ def _scan_classes(root: Path, spec: Spec) -> tuple[tuple[str, ...], list[str]]:
     for split in split_names(root):
         for pair in pair_up(root, split)[0]:
             try:
-                values = np.unique(map_values(read_mask(pair.mask), spec.value_map))
+                values = np.unique(map_values(read_mask(pair.mask), spec.value_map)).astype(np.int64)
             except InputError:
                 unreadable += 1
                 continue

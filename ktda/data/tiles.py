@@ -55,7 +55,7 @@ class Tiles(Dataset):
             image, mask = self.augment(image, mask, generator(self.seed, "augment", int(epoch), int(index)))
         return {
             # one pass: bytes in any memory order to contiguous float32
-            "image": image.to(torch.float32, memory_format=torch.contiguous_format, copy=True).div_(255),
+            "image": image.to(torch.float32, memory_format=torch.contiguous_format).div_(255),
             "mask": mask.to(torch.int64, memory_format=torch.contiguous_format, copy=True),
             "index": int(index),
         }

@@ -38,7 +38,8 @@ def unpack(archive: Path, out: Path, finish: Callable[[Path], None]) -> None:
             needed, free = sum(info.file_size for info, _ in members), shutil.disk_usage(out.parent).free
             if needed > free:
                 raise InputError(
-                    f"{out.parent}: unpacking {archive.name} needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free"
+                    f"{out.parent}: the content of {archive.name} needs {needed / 1e9:.1f} GB, and "
+                    f"{free / 1e9:.1f} GB are free"
                 )
             beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
             try:

@@ -1,0 +1,119 @@
+"""The command line: ``ktda data | train | evaluate | notebook | report``.
+
+A user's mistake ends in one line and exit code 2. Heavy imports stay inside the commands, so that help is quick.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import ktda
+from ktda.cli import data as data_commands
+from ktda.cli.notebook import notebook, report
+from ktda.errors import InputError
+
+app = typer.Typer(
+    help="KTDA: knowledge transfer and domain adaptation for remote-sensing image segmentation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data_commands.app, name="data")
+app.command()(notebook)
+app.command()(report)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ktda {ktda.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    data: Annotated[str, typer.Argument(help="Name of a data set (ktda data list) or a folder in its layout.")],
+    out: Annotated[Path, typer.Option(help="Run folder; receives manifest, metrics, weights and checkpoint.")],
+    preset: Annotated[str, typer.Option(help="smoke (seconds), demo (CPU minutes) or paper.")] = "demo",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of weights, order, augmentation and dropout.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
+    init: Annotated[
+        str | None, typer.Option(help="Start from the weights of a run folder or checkpoint (the authors' .pth too).")
+    ] = None,
+) -> None:
+    """Train on DATA, keep the weights that score best on the selection tiles, and evaluate them."""
+    from ktda.config import make_config
+
+    # Settings first: a typing mistake shall not wait for torch to be imported.
+    config = make_config(preset, [*(set_ or []), f"seed={seed}"], data)
+    from ktda.training import train as run
+
+    metrics = run(data, config, out, resume, init)
+    typer.echo(_summary(metrics, out))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Run folder of ktda train.")],
+    data: Annotated[str | None, typer.Option(help="Another data set with the same classes.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split to score; the run's reported one by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the scores to this json file.")] = None,
+) -> None:
+    """Score a finished RUN on a split; prints a table."""
+    from ktda.evaluation.evaluate import evaluate_run
+
+    result = evaluate_run(run, data, split)
+    if out:
+        from ktda.runs.record import write_json
+
+        write_json(out, result)
+    typer.echo(_summary(result, run))
+
+
+def _summary(metrics: dict, run: Path) -> str:
+    """The scores as a small table."""
+    import json
+
+    def percent(value: float | None) -> str:
+        return "     -" if value is None else f"{100 * value:6.2f}"
+
+    classes = json.loads((run / "config.json").read_text())["classes"]
+    lines = [f"{'class':16} {'IoU':>6} {'F1':>6} {'prec.':>6} {'recall':>6}   (percent, {metrics['split']})"]
+    for i, name in enumerate(classes):
+        row = " ".join(percent(metrics[key][i]) for key in ("iou", "f1", "precision", "recall"))
+        lines.append(f"{name[:16]:16} {row}")
+    lines.append(
+        f"mIoU {percent(metrics['miou']).strip()}   overall accuracy {percent(metrics['overall_accuracy']).strip()}   "
+        f"F1 {percent(metrics['mean_f1']).strip()} (mmsegmentation's mean: {percent(metrics['mean_f1_mmseg']).strip()})"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Entry point: one line and exit code 2 for a user's mistake."""
+    try:
+        app()
+    except InputError as error:
+        typer.echo(f"ktda: {error}", err=True)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output went away: ktda ... | head
+        sys.stderr.close()
+        sys.exit(141)
+
+
+if __name__ == "__main__":
+    main()

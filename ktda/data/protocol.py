@@ -1,0 +1,109 @@
+"""Which tiles a run trains on, selects its weights on, and reports.
+
+honest: select on data that is not reported. Where the set has both ``val`` and ``test`` that is ``val``; where it has
+only one of them (the released grass set), a part of ``train`` is held out, by whole scenes where the scene is known.
+The reported split is scored once.
+paper: select on the reported split, as the authors' code does (grass: val; cloud: its "val" reads the test folder).
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ktda.data.folder import Pair, TileSet
+from ktda.errors import InputError
+from ktda.seeding import derive_seed, generator
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Tiles by role.
+
+    Attributes:
+        train: tiles with labels that the optimiser sees.
+        select: tiles on which the kept weights are chosen, and the name of where they came from.
+        report: tiles of the reported split, and its name.
+    """
+
+    train: list[Pair]
+    select: list[Pair]
+    select_name: str
+    report: list[Pair]
+    report_name: str
+
+
+def choose_splits(
+    tile_set: TileSet,
+    protocol: str = "honest",
+    holdout: float = 0.2,
+    tiles: int = 0,
+    scenes: int = 0,
+    seed: int = 0,
+) -> Splits:
+    """The tiles of a run.
+
+    Args:
+        tile_set: the data.
+        protocol: "honest" or "paper".
+        holdout: share of train to hold out where "honest" finds no split to select on. The same tiles for every
+            seed, so that runs can be compared.
+        tiles, scenes: keep only so many training tiles, scenes; 0 keeps all. Drawn by `seed`.
+        seed: of the draw.
+
+    Raises:
+        InputError: no training tiles, no split to report, or fewer tiles or scenes than asked for.
+    """
+    present = tile_set.splits()
+    reported = next((s for s in ("test", "val") if s in present), None)
+    if "train" not in present or reported is None:
+        raise InputError(
+            f"{tile_set.root} has the splits {', '.join(present) or 'none'}; training needs train and val or test "
+            "under img_dir and ann_dir"
+        )
+    train, report = tile_set.pairs("train"), tile_set.pairs(reported)
+    if protocol == "paper":
+        select, name = report, reported
+    elif reported == "test" and "val" in present:
+        select, name = tile_set.pairs("val"), "val"
+    else:
+        train, select = _hold_out(tile_set, train, holdout)
+        name = "held out of train"
+    return Splits(_subset(tile_set, train, tiles, scenes, seed), select, name, report, reported)
+
+
+def _scenes(tile_set: TileSet, pairs: list[Pair]) -> dict[str, list[Pair]]:
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(tile_set.scene_of(pair.stem), []).append(pair)
+    return groups
+
+
+def _hold_out(tile_set: TileSet, pairs: list[Pair], share: float) -> tuple[list[Pair], list[Pair]]:
+    """Whole scenes, in an order given by the hash of their names, until the share is reached."""
+    groups = _scenes(tile_set, pairs)
+    if len(groups) < 2:
+        raise InputError(f"{tile_set.root} has a single training scene: nothing can be held out; add a val split")
+    held: set[str] = set()
+    for scene in sorted(groups, key=lambda s: derive_seed("holdout", s))[: len(groups) - 1]:
+        if sum(len(groups[s]) for s in held) >= share * len(pairs):
+            break
+        held.add(scene)
+    kept = [p for p in pairs if tile_set.scene_of(p.stem) not in held]
+    return kept, [p for p in pairs if tile_set.scene_of(p.stem) in held]
+
+
+def _subset(tile_set: TileSet, pairs: list[Pair], tiles: int, scenes: int, seed: int) -> list[Pair]:
+    """So many scenes, then so many of their tiles, drawn by the seed."""
+    if scenes:
+        names = sorted(_scenes(tile_set, pairs))
+        if scenes > len(names):
+            raise InputError(f"scenes={scenes}, but {tile_set.name} has {len(names)} training scenes")
+        order = torch.randperm(len(names), generator=generator(seed, "scenes")).tolist()
+        chosen = {names[i] for i in order[:scenes]}
+        pairs = [p for p in pairs if tile_set.scene_of(p.stem) in chosen]
+    if tiles:
+        if tiles > len(pairs):
+            raise InputError(f"tiles={tiles}, but {tile_set.name} has {len(pairs)} training tiles to choose from")
+        order = torch.randperm(len(pairs), generator=generator(seed, "tiles")).tolist()
+        pairs = [pairs[i] for i in sorted(order[:tiles])]
+    return pairs

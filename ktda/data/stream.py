@@ -1,0 +1,52 @@
+"""The order of training tiles: an endless stream of batches that can start at any step."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+from ktda.errors import InputError
+from ktda.seeding import generator
+
+
+class BatchStream(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index), each epoch in an order of its own keyed by (seed, epoch).
+
+    The last partial batch of an epoch is dropped. A stream that starts at batch n gives what an uninterrupted one
+    gives from there on, in mid-epoch too, for any number of workers.
+
+    Args:
+        size: tiles in the set.
+        batch_size: tiles per batch and process.
+        batches: total length of the stream, counted from its first batch.
+        start: batches already seen.
+        seed: of the order.
+        rank, world: this process and how many share each global batch.
+
+    Raises:
+        InputError: fewer tiles than one global batch.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, batches: int, start: int = 0, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.per_epoch = size // (batch_size * world)
+        if self.per_epoch == 0:
+            raise InputError(
+                f"{size} training tiles do not fill one batch of {batch_size * world}; lower batch_size or add tiles"
+            )
+        self.size, self.batch_size, self.batches, self.start, self.seed = size, batch_size, batches, start, seed
+        self.rank, self.world = rank, world
+
+    def __len__(self) -> int:
+        return self.batches - self.start
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        drawn, order = -1, []
+        for batch in range(self.start, self.batches):
+            epoch, position = divmod(batch, self.per_epoch)
+            if epoch != drawn:
+                order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch)).tolist()
+                drawn = epoch
+            first = (position * self.world + self.rank) * self.batch_size
+            yield [(epoch, index) for index in order[first : first + self.batch_size]]

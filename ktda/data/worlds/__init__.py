@@ -1,0 +1,173 @@
+"""Simulated worlds for a machine without data: `demo_grass` and `demo_cloud`, each as source and as target.
+
+Everything follows from (name, world, seed, scene index). Source and target never share a ground: their
+terrain seeds come from two halves of the number range.
+"""
+
+import hashlib
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from ktda.data.worlds import clouds, grass
+from ktda.data.worlds.conditions import Conditions, draw_conditions
+from ktda.data.worlds.fields import rng_of
+from ktda.errors import InputError
+
+NAMES = {"demo_grass": grass, "demo_cloud": clouds}
+WORLDS = ("source", "target")
+SPLITS = {"train": 1.0, "val": 0.5, "test": 1.0}  # tiles, relative to `tiles`
+GRID = 3  # a scene is GRID x GRID tiles
+FIRST_SCENE = {"train": 0, "val": 10_000, "test": 20_000}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One rendered scene.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        mask: (H, W) uint8, index into the world's classes.
+        conditions: season, sun, haze and sensor of the scene.
+    """
+
+    image: np.ndarray
+    mask: np.ndarray
+    conditions: Conditions
+
+
+def terrain_seed(name: str, world: str, seed: int, scene_index: int) -> int:
+    """The seed of a scene's ground: below 2**62 in the source world, from 2**62 to 2**63 in the target."""
+    _check(name, world)
+    digest = hashlib.sha256(f"{name}/{world}/{seed}/{scene_index}".encode()).digest()
+    return (int.from_bytes(digest[:8], "little") >> 2) + (2**62 if world == "target" else 0)
+
+
+def render_scene(name: str, world: str, seed: int, scene_index: int, size_px: int) -> Scene:
+    """Render one square scene in memory.
+
+    Args:
+        name: ``demo_grass`` or ``demo_cloud``.
+        world: ``source`` or ``target``.
+        seed: of the world.
+        scene_index: 0, 1, ...: any number; `make_world` takes its training scenes from 0, validation from
+            10000 and test from 20000 on.
+        size_px: side in pixels.
+    """
+    ground = terrain_seed(name, world, seed, scene_index)
+    conditions = draw_conditions(rng_of(ground, "conditions", 0), world)
+    image, mask = NAMES[name].render((ground, "ground"), (ground, "weather", 0), conditions, size_px)
+    return Scene(image, mask, conditions)
+
+
+def render_views(
+    name: str, world: str, seed: int, scene_index: int, size_px: int, same_weather: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render the same ground twice, under other season, sun, haze and sensor. No labels come with it.
+
+    Args:
+        name, world, seed, scene_index, size_px: as in `render_scene`; the first view is that scene.
+        same_weather: whether both views show the same clouds (two satellites, a moment apart) or each its own
+            (two dates). Without meaning for ``demo_grass``.
+
+    Returns:
+        Two images (size_px, size_px, 3) uint8.
+    """
+    ground = terrain_seed(name, world, seed, scene_index)
+    views = []
+    for view in (0, 1):
+        conditions = draw_conditions(rng_of(ground, "conditions", view), world)
+        weather = (ground, "weather", 0 if same_weather else view)
+        views.append(NAMES[name].render((ground, "ground"), weather, conditions, size_px)[0])
+    return views[0], views[1]
+
+
+def make_world(
+    name: str, out: str | Path, world: str = "target", tiles: int = 96, size: int = 128, seed: int = 0
+) -> Path:
+    """Write a simulated data set in the authors' layout.
+
+    `tiles` training tiles, half as many for validation and as many for test. Every split has scenes of its own;
+    a scene is cut into 3 x 3 tiles. The files of a split, sorted, go round its scenes, so that the first n
+    tiles come from as many scenes as there are; the stem carries the scene: ``00007_s00002_r1_c0``.
+
+    Args:
+        name: ``demo_grass`` or ``demo_cloud``.
+        out: root to write; must not exist or be empty.
+        world: ``target`` or ``source``.
+        tiles: number of training tiles, at least 2.
+        size: side of a tile in pixels, 32 to 1024.
+        seed: of the world.
+
+    Returns:
+        The root, with ``img_dir/{train,val,test}``, ``ann_dir/{train,val,test}`` and ``dataset.yaml``.
+
+    Raises:
+        InputError: for an unknown name or world, a bad size or number, or a root that holds something.
+    """
+    _check(name, world)
+    if tiles < 2:
+        raise InputError(f"got tiles={tiles}, expected at least 2")
+    if not 32 <= size <= 1024:
+        raise InputError(f"got size={size}, expected a tile side of 32 to 1024 pixels")
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} exists and is not empty: choose another --out or remove it")
+    jobs = []
+    beside = out.with_name(f".{out.name}.{os.getpid()}.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    try:
+        for split, share in SPLITS.items():
+            for folder in ("img_dir", "ann_dir"):
+                (beside / folder / split).mkdir(parents=True)
+            count = round(tiles * share)
+            scenes = -(-count // GRID**2)
+            for scene in range(scenes):
+                ordinals = range(scene, count, scenes)
+                jobs.append((name, world, seed, FIRST_SCENE[split] + scene, size, split, ordinals, beside))
+        # Threads are enough: numpy and the png encoder let go of the interpreter while they work.
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(_write_scene, jobs):
+                pass
+        spec = {
+            "classes": list(NAMES[name].CLASSES),
+            "palette": [list(colour) for colour in NAMES[name].PALETTE],
+            "ignore_index": 255,
+            "scene": r"_(s\d+)_",
+        }
+        (beside / "dataset.yaml").write_text(yaml.safe_dump(spec, sort_keys=False, default_flow_style=None))
+        if out.exists():
+            out.rmdir()
+        beside.replace(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return out
+
+
+def _write_scene(job: tuple) -> None:
+    """Render one scene and write the tiles that a split takes of it."""
+    name, world, seed, index, size, split, ordinals, root = job
+    scene = render_scene(name, world, seed, index, GRID * size)
+    places = rng_of(terrain_seed(name, world, seed, index), "places").permutation(GRID**2)
+    colours = [value for colour in NAMES[name].PALETTE for value in colour]
+    for ordinal, place in zip(ordinals, places, strict=False):
+        row, column = divmod(int(place), GRID)
+        window = slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size)
+        stem = f"{ordinal:05d}_s{index:05d}_r{row}_c{column}"
+        Image.fromarray(scene.image[window]).save(root / "img_dir" / split / f"{stem}.png", compress_level=1)
+        mask = Image.fromarray(scene.mask[window])
+        mask.putpalette(colours)
+        mask.save(root / "ann_dir" / split / f"{stem}.png")
+
+
+def _check(name: str, world: str) -> None:
+    if name not in NAMES:
+        raise InputError(f"unknown simulated world {name!r}: expected one of {', '.join(NAMES)}")
+    if world not in WORLDS:
+        raise InputError(f"got world={world!r}, expected source or target")

@@ -1,0 +1,135 @@
+"""Random fields and filters of the simulated worlds: numpy only, never periodic, keyed by name.
+
+A fractal field is built as in midpoint displacement, but on a cubic B-spline: a coarse grid of normal
+numbers is subdivided again and again, and each finer grid gets smaller numbers added (Fournier, Fussell and
+Carpenter, 1982, doi 10.1145/358523.358553). Unlike noise made with a Fourier transform it has no period, so
+no border resembles the opposite one.
+"""
+
+import hashlib
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def rng_of(*key: int | str) -> np.random.Generator:
+    """A generator keyed by its arguments: the same draws on every machine, whatever was drawn elsewhere."""
+    digest = hashlib.sha256("\x1f".join(str(part) for part in key).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "little")))
+
+
+def fractal(
+    rng: np.random.Generator, shape: tuple[int, int], coarse: float, persistence: float = 0.6, fine: float = 1
+) -> Array:
+    """A fractal field with mean 0 and standard deviation 1.
+
+    Args:
+        rng: source of the normal numbers.
+        shape: (H, W) in pixels.
+        coarse: wavelength of the largest structures in pixels, rounded to a power of two.
+        persistence: amplitude of an octave over that of the next coarser one: 0.5 is smooth, 0.8 rough.
+        fine: octaves with a smaller wavelength (pixels) are left out.
+
+    Returns:
+        (H, W) float64.
+    """
+    levels = max(0, round(float(np.log2(coarse))))
+    sizes = [shape]
+    for _ in range(levels):
+        sizes.append(tuple((n + 1) // 2 + 2 for n in sizes[-1]))
+    field = rng.standard_normal(sizes[-1])
+    for level in range(levels - 1, -1, -1):
+        height, width = sizes[level]
+        field = _double(_double(field).T).T[:height, :width]
+        if 2**level >= fine:
+            field += persistence ** (levels - level) * rng.standard_normal((height, width))
+    field -= field.mean()
+    field /= field.std() + 1e-12
+    return field
+
+
+def _double(grid: Array) -> Array:
+    """One subdivision step of a cubic B-spline along the first axis: (n, m) to (2 (n - 2), m)."""
+    left, centre, right = grid[:-2], grid[1:-1], grid[2:]
+    fine = np.empty((2 * len(centre), *grid.shape[1:]))
+    fine[0::2] = 0.125 * (left + right) + 0.75 * centre
+    fine[1::2] = 0.5 * (centre + right)
+    return fine
+
+
+def streaks(
+    rng: np.random.Generator,
+    shape: tuple[int, int],
+    coarse: float,
+    stretch: float,
+    angle: float,
+    persistence: float = 0.6,
+    bend: float = 0.0,
+) -> Array:
+    """A fractal field drawn out `stretch` times along `angle` (radians), its lines bent by `bend` pixels.
+
+    Returns:
+        (H, W) float64, mean about 0, standard deviation about 1.
+    """
+    along, across = rotated(shape, angle)
+    if bend:
+        across = across + bend * fractal(rng, shape, 4 * coarse, 0.4, fine=coarse / 2)
+    along = (along - along.min()) / stretch
+    across = across - across.min()
+    source = fractal(rng, (int(across.max()) + 2, int(along.max()) + 2), coarse, persistence)
+    return sample(source, across, along)
+
+
+def rotated(shape: tuple[int, int], angle: float) -> tuple[Array, Array]:
+    """Coordinates (H, W) in pixels along and across a direction; `angle` in radians from the x axis."""
+    y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
+    return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+
+
+def sample(field: Array, y: Array, x: Array) -> Array:
+    """Read a field (H, W) at fractional positions by bilinear interpolation, clamped at the border."""
+    height, width = field.shape
+    y = np.clip(y, 0, height - 1.001)
+    x = np.clip(x, 0, width - 1.001)
+    row, column = y.astype(np.intp), x.astype(np.intp)
+    y -= row
+    x -= column
+    flat, index = field.ravel(), row * width + column
+    top = flat[index] * (1 - x) + flat[index + 1] * x
+    bottom = flat[index + width] * (1 - x) + flat[index + width + 1] * x
+    return top * (1 - y) + bottom * y
+
+
+def blur(field: Array, sigma: float) -> Array:
+    """Gaussian blur over the first two axes of (H, W) or (H, W, C), borders repeated; `sigma` in pixels."""
+    radius = max(1, int(np.ceil(2.5 * sigma)))
+    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
+    kernel /= kernel.sum()
+    for axis in (0, 1):
+        length = field.shape[axis]
+        padding = [(radius, radius) if a == axis else (0, 0) for a in range(field.ndim)]
+        padded = np.moveaxis(np.pad(field, padding, mode="edge"), axis, 0)
+        total = kernel[radius] * padded[radius : radius + length]
+        for k in range(radius):
+            total += kernel[k] * (padded[k : k + length] + padded[2 * radius - k : 2 * radius - k + length])
+        field = np.moveaxis(total, 0, axis)
+    return field
+
+
+def smoothstep(low: float, high: float, value: Array) -> Array:
+    """0 below `low`, 1 above `high`, a cubic ramp between."""
+    ramp = np.clip((value - low) / (high - low), 0.0, 1.0)
+    return ramp * ramp * (3.0 - 2.0 * ramp)
+
+
+def lines(field: Array, width: float) -> Array:
+    """Soft lines (0 to 1) about `width` pixels wide along the zero contours of a field (H, W)."""
+    dy, dx = np.gradient(field)
+    distance = np.abs(field) / np.maximum(np.hypot(dy, dx), 1e-6)
+    return np.clip(0.5 * width + 0.5 - distance, 0.0, 1.0)
+
+
+def mix(under: Array, over: Array, amount: Array) -> Array:
+    """Blend a spectrum or image `over` ((3,) or (H, W, 3)) into `under` (H, W, 3) by `amount` (H, W) in [0, 1]."""
+    return under + (over - under) * amount[..., None]
