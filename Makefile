@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# One thread pool per core is what the small models want; export OMP_NUM_THREADS to change it.
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -40,11 +39,11 @@ format: setup  ## let ruff and nbstripout mend what lint complains of
 	$(BIN)/nbstripout notebooks/*.ipynb
 
 lab: setup  ## open JupyterLab on the notebooks
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab --ServerApp.root_dir=$(CURDIR) --LabApp.default_url=/lab/tree/notebooks
 
 lock: setup  ## resolve requirements.lock anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --python-version 3.11 \
 		--all-extras -o requirements.lock pyproject.toml
 
 clean:  ## remove what report and tests built (keeps .venv and data)
-	rm -rf reports/build reports/index.html .pytest_cache .ruff_cache
+	rm -rf reports/build reports/index.html reports/*.ipynb reports/*.manifest.json .pytest_cache .ruff_cache

@@ -17,6 +17,7 @@ from ktda.runs.weights import read_json, read_tensors
 from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 FORMAT = 1
+_CLASSIFIERS = ("classifier", "segmentation_head")  # ours, SMP's
 
 
 def make_teacher(config: Config) -> Teacher:
@@ -55,6 +56,8 @@ def describe(config: Config, num_classes: int, teacher: Teacher | None) -> dict:
     if config.model in BASELINES:
         return {"model": config.model, "arguments": arguments | student}
     if config.model == "teacher":
+        if not config.neck_scales:
+            raise InputError("neck_scales is empty, but model=teacher needs the neck between teacher and decoder")
         arguments |= heads | {"neck_scales": config.neck_scales, "neck_width": config.neck_width, "seed": config.seed}
         return {"model": "teacher", "arguments": arguments, "teacher": _teacher_arguments(config)}
     arguments |= student | heads | {"student_norm": config.student_norm}
@@ -144,7 +147,8 @@ def initialise(model: nn.Module, source: str) -> list[str]:
         held = {k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")}
         tensors = held or tensors
     own = model.state_dict()
-    fresh = [k for k in own if "classifier" in k and k in tensors and tensors[k].shape != own[k].shape]
+    heads = [k for k in own if any(part in k for part in _CLASSIFIERS)]
+    fresh = [k for k in heads if k in tensors and tensors[k].shape != own[k].shape]
     _load_strict(model, {k: own[k] if k in fresh else v for k, v in tensors.items()}, source)
     return fresh
 

@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from ktda.errors import InputError
 
@@ -110,10 +111,10 @@ class Config:
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name}={getattr(self, name)!r}; expected one of {', '.join(map(str, allowed))}")
         for name, (low, high) in _RANGES.items():
-            if not low <= getattr(self, name) <= high:
+            if not low <= getattr(self, name) <= high or getattr(self, name) == _INF:
                 bound = f"at least {low}" if high == _INF else f"from {low} to {high}"
                 raise InputError(f"{name}={getattr(self, name)}; expected {bound}")
-        if self.neck_scales and (len(self.neck_scales) != 4 or min(self.neck_scales) <= 0):
+        if self.neck_scales and (len(self.neck_scales) != 4 or not all(0 < s < _INF for s in self.neck_scales)):
             raise InputError(f"neck_scales={self.neck_scales}; expected four positive factors, or none for no neck")
         if not self.distill_levels or not set(self.distill_levels) <= {0, 1, 2, 3}:
             raise InputError(f"distill_levels={self.distill_levels}; expected some of 0, 1, 2, 3")
@@ -121,6 +122,9 @@ class Config:
             raise InputError(f"teacher_blocks={self.teacher_blocks}; expected four, one per level")
         if self.neck_width and not self.neck_scales:
             raise InputError("neck_width is set but neck_scales is empty: without a neck the width is the teacher's")
+
+        if not all(0 <= w < _INF for w in self.class_weights):
+            raise InputError(f"class_weights={self.class_weights}; expected factors of at least 0, one per class")
 
     @property
     def distils(self) -> bool:
@@ -227,7 +231,7 @@ def make_config(preset: str = "demo", overrides: Mapping | Sequence[str] = (), d
         preset: smoke (seconds), demo (CPU minutes) or paper (the authors' protocol).
         overrides: field -> value (types are checked), or "field=value" strings (converted by the field's type;
             lists are comma-separated, empty for none).
-        data: name of the data set; "paper" takes the cloud schedule for cloud and l8_biome_sample, else grass's.
+        data: name or folder of the data set; "paper" takes the cloud schedule for cloud and l8_biome_sample.
 
     Raises:
         InputError: unknown preset or field, a wrong type, or a value out of range.
@@ -235,7 +239,7 @@ def make_config(preset: str = "demo", overrides: Mapping | Sequence[str] = (), d
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r}; expected one of {', '.join(PRESETS)}")
     values = dict(PRESETS[preset])
-    if preset == "paper" and data in ("cloud", "l8_biome_sample"):
+    if preset == "paper" and PurePath(data).name in ("cloud", "l8_biome_sample"):
         values |= PAPER_CLOUD
     if not isinstance(overrides, Mapping):
         overrides = dict(_split(item) for item in overrides)
@@ -256,7 +260,8 @@ def _type_of(name: str) -> type | types.GenericAlias:
     hints = typing.get_type_hints(Config)
     if name not in hints:
         near = difflib.get_close_matches(name, hints, n=1)
-        raise InputError(f"unknown setting {name!r}" + (f"; did you mean {near[0]}?" if near else "; see --help"))
+        cure = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(hints)}"
+        raise InputError(f"unknown setting {name!r}; {cure}")
     return hints[name]
 
 

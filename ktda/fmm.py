@@ -14,6 +14,8 @@ from functools import partial
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from ktda.errors import InputError
+
 KINDS = ("vit", "mlp", "none")
 
 
@@ -55,7 +57,7 @@ class FeatureModulation(nn.Module):
         if depth < 1:
             raise ValueError(f"FMM depth {depth}; expected at least 1 (leave the module out with fmm=none)")
         if kind == "vit" and any(c % heads for c in channels):
-            raise ValueError(f"{heads} FMM heads do not divide the channels {tuple(channels)}")
+            raise InputError(f"{heads} FMM heads do not divide the channels {tuple(channels)}; choose other fmm_heads")
 
         def block(dim: int) -> nn.Module:
             if kind == "mlp":

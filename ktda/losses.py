@@ -135,6 +135,6 @@ def segmentation_loss(
     loss = cross_entropy(logits, masks, ignore_index, average, class_weights)
     if dice:
         loss = loss + dice * DiceLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
-    if focal:
+    if focal and (masks != ignore_index).any():  # SMP's focal term averages over nothing: NaN
         loss = loss + focal * FocalLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
     return loss

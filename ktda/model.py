@@ -15,8 +15,9 @@ from ktda.fam import FeatureAlignment, patch_grid, resize
 from ktda.fmm import FeatureModulation
 from ktda.heads import AuxiliaryHead, DecodeHead
 from ktda.neck import AUTHORS_SCALES, Neck
+from ktda.runs.encoder import make_encoder
 from ktda.seeding import seeded
-from ktda.student import Student, check_encoder, make_encoder
+from ktda.student import Student
 from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 AUXILIARY_PLACES = ("fmm", "fam", "none")
@@ -176,7 +177,6 @@ class Baseline(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_encoder(encoder)
         with seeded(seed, "student"):
             pretrained, self.record = make_encoder(encoder, student_weights, encoder_options)
         with seeded(seed, model):

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ktda.errors import InputError
+
 AUTHORS_SCALES = (4.0, 2.0, 1.0, 0.5)
 
 
@@ -37,6 +39,9 @@ class Neck(nn.Module):
         out = []
         for x, lateral, smooth, scale in zip(maps, self.lateral, self.smooth, self.scales, strict=True):
             x = lateral(x)  # (N, D, h, w)
+            if min(x.shape[-2:]) * scale < 1:
+                raise InputError(f"a grid of {x.shape[-1]}x{x.shape[-2]} patches times neck scale {scale} is nothing; "
+                                 "use larger tiles or crops, or larger neck_scales")  # fmt: skip
             if scale != 1:
                 # By factor, not by size: the sampling positions of an odd grid differ (19 * 0.5 -> 9).
                 x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)

@@ -10,9 +10,10 @@ def is_exempt_from_decay(name: str) -> bool:
 
     The authors exempt what has "norm" in *their* name: the block norms of ConvNeXt, the four output norms of the
     student, the norms of FMM. Their stem and downsampling LayerNorms, every BatchNorm, biases and layer scales
-    have none and decay. SMP calls lateral convolutions ``conv_norm_relu``: the decoder is never exempt.
+    have none and decay. SMP calls lateral convolutions ``conv_norm_relu``: the decoder is never exempt. The
+    baselines' encoder follows the same rule as the student.
     """
-    return name.startswith(("student.", "fmm.")) and "norm" in name
+    return name.startswith(("student.", "network.encoder.", "fmm.")) and "norm" in name
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:

@@ -19,15 +19,16 @@ from ktda.build import build, describe, initialise, make_teacher, save_config
 from ktda.config import Config
 from ktda.data.folder import TileSet, open_data
 from ktda.data.protocol import Splits, choose_splits
-from ktda.data.stream import BatchStream
+from ktda.data.stream import BatchStream, collate
 from ktda.data.tiles import Tiles
 from ktda.data.transforms import Augment
 from ktda.errors import InputError
 from ktda.losses import distillation_loss, segmentation_loss
 from ktda.model import normalise
 from ktda.optimisation import learning_rate, parameter_groups
-from ktda.runs.folder import check_folder, start_manifest
-from ktda.runs.progress import Progress
+from ktda.runs.folder import check_folder, earlier_manifest, start_manifest
+from ktda.runs.progress import CHECKPOINT, Progress
+from ktda.runs.record import sigterm_as_exit
 from ktda.runs.weights import read_json
 from ktda.seeding import derive_seed
 from ktda.teacher import Teacher, channel_statistics, standardise
@@ -52,9 +53,9 @@ def train(data: str, config: Config, out: Path | str, resume: bool = False, init
         InputError: a folder in use, or data and settings that do not fit.
     """
     out = Path(out)
-    if check_folder(out, config, resume):
+    if check_folder(out, config, resume, init):
         return read_json(out / "metrics.json")
-    tile_set = open_data(data)
+    before, tile_set = earlier_manifest(out), open_data(data)
     splits = choose_splits(tile_set, config.protocol, config.holdout, config.tiles, config.scenes, config.seed)
     if config.class_weights and len(config.class_weights) != tile_set.num_classes:
         raise InputError(f"{len(config.class_weights)} class_weights for {tile_set.num_classes} classes")
@@ -62,7 +63,9 @@ def train(data: str, config: Config, out: Path | str, resume: bool = False, init
     teacher = make_teacher(config) if config.model in ("ktda", "teacher") else None
     description = describe(config, tile_set.num_classes, teacher)
     model = build(description, teacher, config.student_weights)
-    fresh = initialise(model, init) if init else []
+    init, fresh = init or before.get("init"), before.get("left_fresh", [])
+    if init and not (out / CHECKPOINT).is_file():  # a checkpoint holds weights that have gone on from there
+        fresh = initialise(model, init)
     trainer = Trainer(accelerator, config, model, teacher, tile_set, splits, out)
     manifest = None
     if accelerator.is_main_process:
@@ -71,8 +74,9 @@ def train(data: str, config: Config, out: Path | str, resume: bool = False, init
         manifest = start_manifest(out, data, tile_set, splits, config, model, teacher, accelerator.device, **more)
         save_config(out, description, tile_set.classes, tile_set.palette, tile_set.ignore_index)
     try:
-        trainer.fit(resume)
-        metrics = trainer.progress.report()
+        with sigterm_as_exit():
+            trainer.fit(resume)
+            metrics = trainer.progress.report()
     except BaseException as error:  # a stopped run says so too
         if manifest:
             manifest.end("failed", error=f"{type(error).__name__}: {error}")
@@ -147,7 +151,7 @@ class Trainer:
             images = (self.tiles[i]["image"][None].to(self.accelerator.device) for i in range(len(self.tiles)))
             progress.statistics = channel_statistics(self.teacher, images)
         stream, begun, due = self.stream(), time.perf_counter() - progress.seconds, False
-        loader = DataLoader(self.tiles, batch_sampler=stream, num_workers=config.workers)
+        loader = DataLoader(self.tiles, batch_sampler=stream, num_workers=config.workers, collate_fn=collate)
         quiet = None if rank == 0 else True  # None: only on a terminal
         for item in tqdm(loader, total=stream.batches, initial=progress.batch, unit="batch", disable=quiet):
             self.model.train()

@@ -11,7 +11,7 @@ import typer
 
 import ktda
 from ktda.cli import data as data_commands
-from ktda.cli.notebook import notebook, report
+from ktda.cli.notebook import NotebookCommand, notebook, report
 from ktda.errors import InputError
 
 app = typer.Typer(
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_commands.app, name="data")
-app.command()(notebook)
+app.command(cls=NotebookCommand)(notebook)
 app.command()(report)
 
 
@@ -44,12 +44,17 @@ def _main(
 @app.command()
 def train(
     data: Annotated[str, typer.Argument(help="Name of a data set (ktda data list) or a folder in its layout.")],
-    out: Annotated[Path, typer.Option(help="Run folder; receives manifest, metrics, weights and checkpoint.")],
     preset: Annotated[str, typer.Option(help="smoke (seconds), demo (CPU minutes) or paper.")] = "demo",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of weights, order, augmentation and dropout.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of weights, order, augmentation and dropout; 0 if not given.", show_default=False),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/DATA-PRESET-seedN if not given.", show_default=False)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     init: Annotated[
         str | None, typer.Option(help="Start from the weights of a run folder or checkpoint (the authors' .pth too).")
@@ -59,11 +64,13 @@ def train(
     from ktda.config import make_config
 
     # Settings first: a typing mistake shall not wait for torch to be imported.
-    config = make_config(preset, [*(set_ or []), f"seed={seed}"], data)
+    config = make_config(preset, [*(set_ or []), *([] if seed is None else [f"seed={seed}"])], data)
     from ktda.training import train as run
 
+    out = out or Path("runs") / f"{Path(data).name}-{preset}-seed{config.seed}"
     metrics = run(data, config, out, resume, init)
     typer.echo(_summary(metrics, out))
+    typer.echo(f"run folder: {out}")
 
 
 @app.command()

@@ -51,7 +51,7 @@ def choose_splits(
         seed: of the draw.
 
     Raises:
-        InputError: no training tiles, no split to report, or fewer tiles or scenes than asked for.
+        InputError: no split to train on or to report, an empty one, or fewer tiles or scenes than asked for.
     """
     present = tile_set.splits()
     reported = next((s for s in ("test", "val") if s in present), None)
@@ -61,10 +61,14 @@ def choose_splits(
             "under img_dir and ann_dir"
         )
     train, report = tile_set.pairs("train"), tile_set.pairs(reported)
+    if not report:
+        raise InputError(f"split {reported} of {tile_set.root} holds no tiles; add some, or remove its folders")
     if protocol == "paper":
         select, name = report, reported
     elif reported == "test" and "val" in present:
         select, name = tile_set.pairs("val"), "val"
+        if not select:
+            raise InputError(f"split val of {tile_set.root} holds no tiles; add some, or remove its folders")
     else:
         train, select = _hold_out(tile_set, train, holdout)
         name = "held out of train"
@@ -82,7 +86,7 @@ def _hold_out(tile_set: TileSet, pairs: list[Pair], share: float) -> tuple[list[
     """Whole scenes, in an order given by the hash of their names, until the share is reached."""
     groups = _scenes(tile_set, pairs)
     if len(groups) < 2:
-        raise InputError(f"{tile_set.root} has a single training scene: nothing can be held out; add a val split")
+        raise InputError(f"{tile_set.root} has {len(groups)} training scenes: none can be held out; add a val split")
     held: set[str] = set()
     for scene in sorted(groups, key=lambda s: derive_seed("holdout", s))[: len(groups) - 1]:
         if sum(len(groups[s]) for s in held) >= share * len(pairs):
@@ -97,13 +101,13 @@ def _subset(tile_set: TileSet, pairs: list[Pair], tiles: int, scenes: int, seed:
     if scenes:
         names = sorted(_scenes(tile_set, pairs))
         if scenes > len(names):
-            raise InputError(f"scenes={scenes}, but {tile_set.name} has {len(names)} training scenes")
+            raise InputError(f"scenes={scenes}, but {tile_set.name} has {len(names)} training scenes; 0 takes all")
         order = torch.randperm(len(names), generator=generator(seed, "scenes")).tolist()
         chosen = {names[i] for i in order[:scenes]}
         pairs = [p for p in pairs if tile_set.scene_of(p.stem) in chosen]
     if tiles:
         if tiles > len(pairs):
-            raise InputError(f"tiles={tiles}, but {tile_set.name} has {len(pairs)} training tiles to choose from")
+            raise InputError(f"tiles={tiles}, but {tile_set.name} has {len(pairs)} to train on; 0 takes all")
         order = torch.randperm(len(pairs), generator=generator(seed, "tiles")).tolist()
         pairs = [pairs[i] for i in sorted(order[:tiles])]
     return pairs

@@ -1,12 +1,26 @@
 """The order of training tiles: an endless stream of batches that can start at any step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, default_collate
 
 from ktda.errors import InputError
 from ktda.seeding import generator
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The tiles of one batch stacked.
+
+    Raises:
+        InputError: tiles of different sizes.
+    """
+    sizes = sorted({(item["mask"].shape[1], item["mask"].shape[0]) for item in items})
+    if len(sizes) > 1:
+        named = ", ".join(f"{width}x{height}" for width, height in sizes)
+        raise InputError(f"tiles of one batch are {named} pixels; set crop, to at most {min(map(min, sizes))}")
+    return default_collate(items)
 
 
 class BatchStream(Sampler[list[tuple[int, int]]]):

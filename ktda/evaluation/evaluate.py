@@ -89,6 +89,8 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
         raise InputError(f"{tile_set.name} has no split {split!r}; it has {', '.join(tile_set.splits())}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pairs = tile_set.pairs(split)
+    if not pairs:
+        raise InputError(f"split {split} of {tile_set.root} holds no tiles")
     matrices = confusions(model.to(device), tile_set, pairs, device)
     return {"run": str(run), "data": tile_set.name, "split": split, "images": len(pairs), **scores(matrices.sum(0))}
 

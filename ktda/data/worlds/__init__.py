@@ -56,14 +56,14 @@ def render_scene(name: str, world: str, seed: int, scene_index: int, size_px: in
         name: ``demo_grass`` or ``demo_cloud``.
         world: ``source`` or ``target``.
         seed: of the world.
-        scene_index: 0, 1, ...: any number; `make_world` takes its training scenes from 0, validation from
-            10000 and test from 20000 on.
+        scene_index: 0, 1, ... without end; `make_world` takes its training scenes from 0, its validation
+            scenes from 10000 and its test scenes from 20000 on.
         size_px: side in pixels.
+
+    Raises:
+        InputError: for an unknown name or world.
     """
-    ground = terrain_seed(name, world, seed, scene_index)
-    conditions = draw_conditions(rng_of(ground, "conditions", 0), world)
-    image, mask = NAMES[name].render((ground, "ground"), (ground, "weather", 0), conditions, size_px)
-    return Scene(image, mask, conditions)
+    return _render(name, world, terrain_seed(name, world, seed, scene_index), size_px)
 
 
 def render_views(
@@ -72,7 +72,11 @@ def render_views(
     """Render the same ground twice, under other season, sun, haze and sensor. No labels come with it.
 
     Args:
-        name, world, seed, scene_index, size_px: as in `render_scene`; the first view is that scene.
+        name: ``demo_grass`` or ``demo_cloud``.
+        world: ``source`` or ``target``.
+        seed: of the world.
+        scene_index: as in `render_scene`; the first view is the image of that scene.
+        size_px: side in pixels.
         same_weather: whether both views show the same clouds (two satellites, a moment apart) or each its own
             (two dates). Without meaning for ``demo_grass``.
 
@@ -80,12 +84,15 @@ def render_views(
         Two images (size_px, size_px, 3) uint8.
     """
     ground = terrain_seed(name, world, seed, scene_index)
-    views = []
-    for view in (0, 1):
-        conditions = draw_conditions(rng_of(ground, "conditions", view), world)
-        weather = (ground, "weather", 0 if same_weather else view)
-        views.append(NAMES[name].render((ground, "ground"), weather, conditions, size_px)[0])
-    return views[0], views[1]
+    first = _render(name, world, ground, size_px)
+    second = _render(name, world, ground, size_px, view=1, weather=0 if same_weather else 1)
+    return first.image, second.image
+
+
+def _render(name: str, world: str, ground: int, size: int, view: int = 0, weather: int = 0) -> Scene:
+    conditions = draw_conditions(rng_of(ground, "conditions", view), world)
+    draws = rng_of(ground, "terrain"), rng_of(ground, "weather", weather), rng_of(ground, "sensor", view)
+    return Scene(*NAMES[name].render(*draws, conditions, size), conditions)
 
 
 def make_world(

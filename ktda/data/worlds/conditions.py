@@ -1,26 +1,26 @@
 """What changes between two pictures of the same ground: season, sun, haze and sensor.
 
 One set of conditions holds for a whole scene, so that colour varies much between scenes and little within.
-The source world spreads every condition over its whole range. The target world keeps to one end of each: the
-corner in which all of them meet holds less than a hundredth of the source.
+The source world spreads every condition over its whole range. The target world keeps to one end of each: a
+corner that holds less than a hundredth of the source's scenes.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from ktda.data.worlds.fields import Array, blur
+from ktda.data.worlds.fields import Array, blur, spectrum
 
-# Condition: (source range, target range). Their product of relative widths is the share of the corner.
+# Condition: (source range, target range). The product of the relative widths is the share of the corner.
 RANGES = {
-    "season": ((0.0, 1.0), (0.35, 1.0)),  # 0 = fresh and green, 1 = dry and yellow
-    "sun_elevation": ((22.0, 72.0), (22.0, 46.0)),  # degrees above the horizon
+    "season": ((0.0, 1.0), (0.5, 1.0)),  # 0 = fresh and green, 1 = dry and yellow
+    "sun_elevation": ((22.0, 72.0), (22.0, 44.0)),  # degrees above the horizon
     "sun_azimuth": ((0.0, 360.0), (90.0, 230.0)),  # degrees clockwise from up
-    "haze": ((0.0, 0.36), (0.10, 0.36)),  # share of the light that is scattered
-    "exposure": ((0.62, 1.5), (0.62, 1.15)),  # gain of all bands
+    "haze": ((0.0, 0.34), (0.08, 0.34)),  # share of the light that is scattered, about
+    "exposure": ((0.65, 1.6), (0.75, 1.2)),  # gain of all bands
     "warmth": ((-1.0, 1.0), (-0.3, 1.0)),  # gain of red against blue
     "tint": ((-1.0, 1.0), (-1.0, 0.5)),  # gain of green against red and blue
-    "gamma": ((0.62, 1.0), (0.62, 1.0)),  # tone curve
+    "gamma": ((0.62, 1.0), (0.62, 0.87)),  # tone curve
 }
 
 
@@ -49,19 +49,21 @@ class Conditions:
         azimuth = np.deg2rad(self.sun_azimuth)
         return -float(np.cos(azimuth)), float(np.sin(azimuth))
 
-    def shade(self, height: Array, relief: float = 1.0, diffuse: float = 0.3) -> Array:
-        """Light on a surface (H, W): 1 on level ground, more on slopes that face the sun.
+    def shade(self, height: Array, diffuse: float = 0.3) -> Array:
+        """Light on a surface: 1 on level ground, more on slopes that face the sun, less on the others.
 
         Args:
             height: (H, W) in pixels.
-            relief: factor on the slopes.
             diffuse: share of the light that comes from the whole sky.
+
+        Returns:
+            (H, W), between `diffuse` and about 2.
         """
         dy, dx = np.gradient(height)
         elevation = np.deg2rad(self.sun_elevation)
         y, x = self.toward_sun
-        facing = np.sin(elevation) - relief * np.cos(elevation) * (dy * y + dx * x)
-        facing /= np.sqrt(1.0 + relief * relief * (dy * dy + dx * dx)) * np.sin(elevation)
+        facing = 1.0 - (dy * y + dx * x) / np.tan(elevation)
+        facing /= np.sqrt(1.0 + dy * dy + dx * dx)
         return diffuse + (1.0 - diffuse) * np.clip(facing, 0.0, 2.5)
 
 
@@ -72,31 +74,28 @@ def draw_conditions(rng: np.random.Generator, world: str) -> Conditions:
     return Conditions(**drawn, psf=float(rng.uniform(0.45, 0.9)), noise=float(rng.uniform(1.0, 3.0)))
 
 
-def with_sun(conditions: Conditions, other: Conditions) -> Conditions:
-    """`conditions` with the sun of `other`."""
-    return replace(conditions, sun_elevation=other.sun_elevation, sun_azimuth=other.sun_azimuth)
-
-
-def expose(rng: np.random.Generator, light: Array, conditions: Conditions, thickness: Array | float = 1.0) -> Array:
-    """Haze, optics and sensor: what comes up from the ground becomes an image.
+def expose(
+    rng: np.random.Generator, light: Array, thickness: Array, conditions: Conditions, white: float
+) -> Array:
+    """Haze, optics and sensor: the light that leaves the ground becomes an image.
 
     Args:
         rng: source of the sensor noise.
-        light: reflectance (H, W, 3) at the ground, about 0 to 1.
+        light: reflectance (3, H, W), about 0 to 1.
+        thickness: local factor (H, W) on the haze, about 1.
         conditions: of the scene.
-        thickness: local factor on the haze, (H, W) or a number.
+        white: reflectance that fills the sensor's range at an exposure of 1.
 
     Returns:
         (H, W, 3) uint8.
     """
-    # Scattering is stronger in blue: the optical depth falls from blue to red.
-    depth = conditions.haze * np.asarray(thickness)[..., None] * np.array([0.7, 0.95, 1.3])
-    clear = np.exp(-depth)
-    light = light * clear + np.array([0.33, 0.36, 0.42]) * (1.0 - clear)
-    light = blur(light, conditions.psf)
-    red = 0.14 * conditions.warmth
-    green = 0.07 * conditions.tint
-    gain = conditions.exposure * np.exp(np.array([red - green, green, -red - green]))
-    grey = 255.0 * np.clip(1.15 * gain * light, 0.0, 1.0) ** conditions.gamma
-    grey += conditions.noise * rng.standard_normal(grey.shape)
-    return np.clip(np.rint(grey), 0, 255).astype(np.uint8)
+    # Scattering is stronger in blue: the optical depth rises from red to blue.
+    clear = np.exp(-conditions.haze * spectrum(0.7, 0.95, 1.3) * thickness.astype(np.float32))
+    airlight = spectrum(0.33, 0.36, 0.42)
+    light = blur(airlight + (light.astype(np.float32) - airlight) * clear, conditions.psf)
+    warmth, tint = 0.14 * conditions.warmth, 0.07 * conditions.tint
+    gain = conditions.exposure / white * np.exp(spectrum(warmth - tint, tint, -warmth - tint))
+    grey = 255.0 * np.clip(gain * light, 0.0, 1.0) ** conditions.gamma
+    grey += conditions.noise * rng.standard_normal(grey.shape, np.float32)
+    grey = np.clip(np.rint(grey, out=grey), 0.0, 255.0, out=grey)
+    return np.ascontiguousarray(grey.astype(np.uint8).transpose(1, 2, 0))

@@ -41,7 +41,7 @@ def fractal(
     field = rng.standard_normal(sizes[-1])
     for level in range(levels - 1, -1, -1):
         height, width = sizes[level]
-        field = _double(_double(field).T).T[:height, :width]
+        field = _double(field)[:height, :width]
         if 2**level >= fine:
             field += persistence ** (levels - level) * rng.standard_normal((height, width))
     field -= field.mean()
@@ -50,11 +50,14 @@ def fractal(
 
 
 def _double(grid: Array) -> Array:
-    """One subdivision step of a cubic B-spline along the first axis: (n, m) to (2 (n - 2), m)."""
-    left, centre, right = grid[:-2], grid[1:-1], grid[2:]
-    fine = np.empty((2 * len(centre), *grid.shape[1:]))
-    fine[0::2] = 0.125 * (left + right) + 0.75 * centre
-    fine[1::2] = 0.5 * (centre + right)
+    """One subdivision step of a cubic B-spline: (n, m) to (2 n - 4, 2 m - 4)."""
+    height, width = grid.shape[0] - 2, grid.shape[1] - 2
+    rows = np.empty((2 * height, width + 2))
+    rows[0::2] = 0.125 * (grid[:-2] + grid[2:]) + 0.75 * grid[1:-1]
+    rows[1::2] = 0.5 * (grid[1:-1] + grid[2:])
+    fine = np.empty((2 * height, 2 * width))
+    fine[:, 0::2] = 0.125 * (rows[:, :-2] + rows[:, 2:]) + 0.75 * rows[:, 1:-1]
+    fine[:, 1::2] = 0.5 * (rows[:, 1:-1] + rows[:, 2:])
     return fine
 
 
@@ -83,7 +86,7 @@ def streaks(
 
 def rotated(shape: tuple[int, int], angle: float) -> tuple[Array, Array]:
     """Coordinates (H, W) in pixels along and across a direction; `angle` in radians from the x axis."""
-    y, x = np.mgrid[: shape[0], : shape[1]].astype(float)
+    y, x = np.arange(shape[0], dtype=float)[:, None], np.arange(shape[1], dtype=float)
     return x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
 
 
@@ -102,18 +105,20 @@ def sample(field: Array, y: Array, x: Array) -> Array:
 
 
 def blur(field: Array, sigma: float) -> Array:
-    """Gaussian blur over the first two axes of (H, W) or (H, W, C), borders repeated; `sigma` in pixels."""
+    """Gaussian blur over the last two axes of (H, W) or (C, H, W), borders repeated; `sigma` in pixels."""
     radius = max(1, int(np.ceil(2.5 * sigma)))
-    kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-6)) ** 2)
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        length = field.shape[axis]
-        padding = [(radius, radius) if a == axis else (0, 0) for a in range(field.ndim)]
-        padded = np.moveaxis(np.pad(field, padding, mode="edge"), axis, 0)
-        total = kernel[radius] * padded[radius : radius + length]
-        for k in range(radius):
-            total += kernel[k] * (padded[k : k + length] + padded[2 * radius - k : 2 * radius - k + length])
-        field = np.moveaxis(total, 0, axis)
+    kernel = np.exp(-0.5 * (np.arange(radius + 1) / max(sigma, 1e-6)) ** 2).astype(field.dtype)
+    kernel /= 2.0 * kernel.sum() - 1.0
+    height, width = field.shape[-2:]
+    sides = [(0, 0)] * (field.ndim - 2)
+    padded = np.pad(field, [*sides, (radius, radius), (0, 0)], mode="edge")
+    field = kernel[0] * field
+    for k in range(1, radius + 1):
+        field += kernel[k] * (padded[..., radius - k :, :][..., :height, :] + padded[..., radius + k :, :][..., :height, :])
+    padded = np.pad(field, [*sides, (0, 0), (radius, radius)], mode="edge")
+    field *= kernel[0]
+    for k in range(1, radius + 1):
+        field += kernel[k] * (padded[..., radius - k :][..., :width] + padded[..., radius + k :][..., :width])
     return field
 
 
@@ -126,10 +131,31 @@ def smoothstep(low: float, high: float, value: Array) -> Array:
 def lines(field: Array, width: float) -> Array:
     """Soft lines (0 to 1) about `width` pixels wide along the zero contours of a field (H, W)."""
     dy, dx = np.gradient(field)
-    distance = np.abs(field) / np.maximum(np.hypot(dy, dx), 1e-6)
+    distance = np.abs(field) / np.sqrt(dy * dy + dx * dx + 1e-12)
     return np.clip(0.5 * width + 0.5 - distance, 0.0, 1.0)
 
 
+def path(rng: np.random.Generator, shape: tuple[int, int], width: float, sway: float, bends: float) -> Array:
+    """One line (0 to 1) that crosses the field: a road where it sways little, a river where it sways much.
+
+    Args:
+        rng: source of its place, direction and course.
+        shape: (H, W) in pixels.
+        width: in pixels.
+        sway: typical distance from the straight course in pixels.
+        bends: wavelength of the largest bends in pixels.
+    """
+    angle = rng.uniform(0, np.pi)
+    _, across = rotated(shape, angle)
+    across -= across.min() + np.ptp(across) * rng.uniform(0.2, 0.8)
+    return lines(across + sway * fractal(rng, shape, bends, 0.45, fine=min(bends, 8)), width)
+
+
+def spectrum(red: float, green: float, blue: float) -> Array:
+    """Reflectances as (3, 1, 1) float32, to be mixed into images (3, H, W)."""
+    return np.array([red, green, blue], np.float32)[:, None, None]
+
+
 def mix(under: Array, over: Array, amount: Array) -> Array:
-    """Blend a spectrum or image `over` ((3,) or (H, W, 3)) into `under` (H, W, 3) by `amount` (H, W) in [0, 1]."""
-    return under + (over - under) * amount[..., None]
+    """Blend `over` into `under` ((3, 1, 1) or (3, H, W) each) by `amount` (H, W) in [0, 1]: (3, H, W) float32."""
+    return under + (over - under) * amount.astype(np.float32)

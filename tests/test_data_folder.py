@@ -1,0 +1,411 @@
+"""Reading data sets: layout, specification, pixels, hash, built-in names, and tiles as tensors."""
+
+import pickle
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+import types
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_sets import CLASSES, SHARED, needs_dubai, needs_sample, put_image, put_mask, put_set, put_tile
+
+from ktda.data import builtin
+from ktda.data.folder import data_hash, open_data
+from ktda.data.images import read_image, read_mask
+from ktda.data.spec import default_palette
+from ktda.data.tiles import Tiles
+from ktda.data.transforms import Augment
+from ktda.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def own_data_root(tmp_path, monkeypatch):
+    monkeypatch.setenv("KTDA_DATA", str(tmp_path / "data_root"))
+    return tmp_path / "data_root"
+
+
+def test_layout_and_pixels(tmp_path):
+    root = put_set(tmp_path / "set", splits={"val": 2, "extra": 1, "train": 3, "test": 1})
+    data = open_data(root)
+    assert (data.name, data.root, data.classes, data.num_classes) == ("set", root, ("a", "b", "c"), 3)
+    assert data.splits() == ["train", "val", "test", "extra"]
+    assert [pair.stem for pair in data.pairs("train")] == ["s20_patch_0", "s21_patch_1", "s22_patch_2"]
+    image, mask = put_tile(root, "train", "s21_patch_1", seed=7)
+    got_image, got_mask = data.read(data.pairs("train")[1])
+    assert got_image.dtype == got_mask.dtype == np.uint8
+    np.testing.assert_array_equal(got_image, image)
+    np.testing.assert_array_equal(got_mask, mask)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "jpeg", "tif", "tiff", "PNG"])
+def test_every_image_format(tmp_path, suffix):
+    root = put_set(tmp_path)
+    (root / "img_dir/train/s00_patch_0.png").unlink()
+    image = np.full((12, 16, 3), (200, 100, 30), dtype=np.uint8)
+    Image.fromarray(image).save(root / f"img_dir/train/s00_patch_0.{suffix}")
+    data = open_data(root)
+    got, _ = data.read(data.pairs("train")[0])
+    assert np.abs(got.astype(int) - image).max() <= (3 if suffix in ("jpg", "jpeg") else 0)
+
+
+def test_without_specification_classes_are_found_and_said(tmp_path):
+    root = put_set(tmp_path / "bare", spec=None)
+    put_mask(root / "ann_dir/val/s11_patch_1.png", np.where(np.eye(12, 16) > 0, 255, 4))
+    data = open_data(root)
+    assert data.classes == ("0", "1", "2", "3", "4")
+    assert len(data.notes) == 1
+    assert "0 to 4" in data.notes[0]
+    assert data.palette == default_palette(5)
+    (root / "ann_dir/val/s11_patch_1.png").write_bytes(b"not a png")
+    data = open_data(root)
+    assert data.num_classes == 3
+    assert "1 masks could not be read" in data.notes[1]
+
+
+def test_binary_masks_need_a_specification(tmp_path):
+    root = put_set(tmp_path, spec=None, splits={"train": 1})
+    put_mask(root / "ann_dir/train/s00_patch_0.png", np.eye(12, 16) * 255)
+    with pytest.raises(InputError, match=r"largest label in the masks is 0.*value_map"):
+        open_data(root)
+    (root / "dataset.yaml").write_text("classes: [no, 'yes']\nvalue_map: {255: 1}\nignore_index: 254")
+    with pytest.raises(InputError, match="False is not text; put it in quotes"):
+        open_data(root)
+    (root / "dataset.yaml").write_text("classes: ['no', 'yes']\nvalue_map: {255: 1}\nignore_index: 254")
+    data = open_data(root)
+    np.testing.assert_array_equal(data.read(data.pairs("train")[0])[1], np.eye(12, 16))
+
+
+def test_default_palette_has_distinct_colours():
+    assert len(set(default_palette(40))) == 40
+    assert all(0 <= channel <= 255 for colour in default_palette(255) for channel in colour)
+
+
+def test_masks_in_palette_mode_read_as_indices(tmp_path):
+    mask = np.arange(12).reshape(3, 4).astype(np.uint8) % 3
+    image = Image.new("P", (4, 3))
+    image.putdata(mask.ravel().tolist())
+    image.putpalette([185, 101, 71, 248, 202, 155, 92, 144, 77])
+    image.save(tmp_path / "m.png")
+    assert Image.open(tmp_path / "m.png").mode == "P"
+    np.testing.assert_array_equal(read_mask(tmp_path / "m.png"), mask)
+
+
+def test_value_map(tmp_path):
+    root = put_set(tmp_path, spec="classes: [x, y]\nvalue_map: {0: 255, 1: 0, 2: 1}\n")
+    raw = read_mask(root / "ann_dir/train/s00_patch_0.png")
+    data = open_data(root)
+    _, mask = data.read(data.pairs("train")[0])
+    assert mask.dtype == np.uint8
+    np.testing.assert_array_equal(mask, np.choose(raw, [255, 0, 1]))
+
+
+def test_masks_of_16_bits(tmp_path):
+    root = put_set(tmp_path, spec="classes: [x, y]\nvalue_map: {1000: 1}\n", splits={"train": 1})
+    raw = np.where(np.eye(12, 16) > 0, 1000, 0)
+    put_mask(root / "ann_dir/train/s00_patch_0.png", raw)
+    data = open_data(root)
+    np.testing.assert_array_equal(data.read(data.pairs("train")[0])[1], raw // 1000)
+    (root / "dataset.yaml").write_text("classes: [x, y]")
+    np.testing.assert_array_equal((data := open_data(root)).read(data.pairs("train")[0])[1], raw)
+
+
+def png_of_16_bits(path: Path) -> None:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = zlib.compress(b"".join(b"\0" + bytes(4 * 6) for _ in range(4)))
+    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    ("mode", "got"),
+    [("L", "mode L"), ("RGBA", "mode RGBA"), ("P", "mode P"), ("I;16", "16 bits"), ("deep", "16 bits")],
+)
+def test_images_that_are_not_8_bit_rgb_are_refused_by_name(tmp_path, mode, got):
+    path = tmp_path / "odd.png"
+    if mode == "deep":
+        png_of_16_bits(path)
+    else:
+        Image.new(mode, (4, 4)).save(path)
+    with pytest.raises(InputError, match=rf"odd\.png: expected an 8-bit RGB image, got .*{got}"):
+        read_image(path)
+
+
+def test_colour_masks_are_refused_with_the_cure(tmp_path):
+    put_image(tmp_path / "m.png")
+    with pytest.raises(InputError, match=r"m\.png: .*mode RGB.*save class indices"):
+        read_mask(tmp_path / "m.png")
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", "cut", "header"])
+def test_damaged_files_are_named(tmp_path, content):
+    path = tmp_path / "x.png"
+    put_image(path, size=(64, 64))
+    whole = path.read_bytes()
+    path.write_bytes({"cut": whole[: len(whole) // 2], "header": whole[:20]}.get(content, content))
+    with pytest.raises(InputError, match=r"x\.png: (is empty|cannot be read as an image)"):
+        read_image(path)
+
+
+def test_pairs_are_strict(tmp_path):
+    root = put_set(tmp_path)
+    data = open_data(root)
+    with pytest.raises(InputError, match=r"no split 'dev'; it has train, val"):
+        data.pairs("dev")
+    put_image(root / "img_dir/train/alone.png")
+    (root / "img_dir/train/._s00_patch_0.png").write_bytes(b"a file that another system leaves behind")
+    (root / "img_dir/train/folder.png").mkdir()
+    with pytest.raises(InputError, match=r"img_dir/train/alone\.png has no mask ann_dir/train/alone\.png; `ktda data"):
+        data.pairs("train")
+    put_mask(root / "ann_dir/train/alone.png", np.zeros((12, 16)))
+    assert len(data.pairs("train")) == 4
+    put_image(root / "img_dir/train/alone.jpg")
+    with pytest.raises(InputError, match=r"alone\.jpg and alone\.png share a stem"):
+        data.pairs("train")
+    put_image(root / "img_dir/val/s10_patch_0.png", size=(20, 12))
+    with pytest.raises(InputError, match="the image is 20x12 pixels and its mask 16x12"):
+        data.read(data.pairs("val")[0])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: [a, b, c]\ncolours: []", "unknown key 'colours'; known are classes, palette"),
+        ("source: {}\nclasses: [a]", "unknown key 'source'"),
+        ("classes: [a, b]\npalette: [[1, 2, 3]]", "palette has 1 colours for 2 classes"),
+        ("palette: [[1, 2, 3]]", "palette has 1 colours for 3 classes"),
+        ("classes: [a]\npalette: [[1, 2, 256]]", r"\[1, 2, 256\] is not \[red, green, blue\]"),
+        ("classes: [a]\npalette: red", "palette must be a list"),
+        ("classes: {0: a}", "classes must be a list"),
+        ("classes: []", "classes must be a list"),
+        ("classes: [1, 2]", "class name 1 is not text"),
+        ("classes: [a, b, a]", "'a' is given twice"),
+        (f"classes: [{', '.join(f'c{i}' for i in range(256))}]", "256 classes; at most 255"),
+        ("classes: [a]\nignore_index: -1", "from 0 to 255, got -1"),
+        ("classes: [a]\nignore_index: true", "from 0 to 255, got True"),
+        ("classes: [a, b]\nignore_index: 1", "ignore_index 1 is also class 'b'"),
+        ("ignore_index: 1", "ignore_index 1 is one of the labels 0 to 2"),
+        ("classes: [a]\nvalue_map: {0: 1}", "value_map sends 0 to 1; expected a class index from 0 to 0"),
+        ("classes: [a]\nvalue_map: {x: 0}", "mask value 'x'"),
+        ("classes: [a]\nvalue_map: [0]", "value_map must be"),
+        ("scene: '('", "not a regular expression"),
+        ("scene: 3", "not a regular expression"),
+        ("scene: '^a'", "has no group"),
+        ("- a", "expected `key: value` lines"),
+        ("a: [", "cannot be read as YAML"),
+        ("a: \x07", "cannot be read as YAML"),
+    ],
+)
+def test_bad_specifications_name_the_file(tmp_path, text, message):
+    root = put_set(tmp_path, spec=text)
+    with pytest.raises(InputError, match=rf"dataset\.yaml: .*{message}") as raised:
+        open_data(root)
+    assert "\n" not in str(raised.value)
+
+
+def test_scenes(tmp_path):
+    data = open_data(put_set(tmp_path))
+    assert data.scene_of("anything") == "anything"
+    (tmp_path / "dataset.yaml").write_text(CLASSES + "scene: '(s\\d+)_patch|z'\n")
+    data = open_data(tmp_path)
+    assert data.scene_of("s17_patch_3_4") == "s17"
+    for stem in ("other", "z"):
+        with pytest.raises(InputError, match=rf"does not fit the file name '{stem}'"):
+            data.scene_of(stem)
+
+
+def test_wrong_places(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"'gras'.*did you mean grass\?.*built in are grass, cloud"):
+        open_data("gras")
+    with pytest.raises(InputError, match="neither a folder"):
+        open_data("x" * 5000)
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(InputError, match=r"has no img_dir \(it holds notes.txt\); expected img_dir/<split>"):
+        open_data(tmp_path)
+    root = put_set(tmp_path / "cloud")
+    monkeypatch.chdir(tmp_path)
+    assert open_data("./cloud").root == open_data(Path("cloud")).root == root
+    with pytest.raises(InputError, match=r"cloud is not on this machine.*ktda data fetch cloud"):
+        open_data("cloud")
+    shutil.rmtree(root / "ann_dir")
+    with pytest.raises(InputError, match="has img_dir and no ann_dir"):
+        open_data(root)
+
+
+def test_an_unpacked_archive_is_found_one_folder_deeper(tmp_path, own_data_root):
+    root = put_set(own_data_root / "cloud/l8_biome", spec=None)
+    data = open_data("cloud")
+    assert (data.name, data.root) == ("cloud", root)
+    assert data.classes[1] == "Cloud Shadow"
+    assert data.scene_of("Forest_LC80010_patch_3_4") == "Forest_LC80010"
+    (root / "dataset.yaml").write_text("scene: '^(s)'")  # one key of the user's own; the rest stays as known
+    assert open_data("cloud").scene == "^(s)"
+    assert open_data("cloud").palette == data.palette
+    put_set(own_data_root / "cloud/other")
+    with pytest.raises(InputError, match="2 of its subfolders do"):
+        open_data("cloud")
+
+
+def test_built_in_specifications_are_the_papers():
+    grass, cloud = builtin.built_in_spec("grass"), builtin.built_in_spec("cloud")
+    assert grass.classes == ("low", "middle-low", "middle", "middle-high", "high")
+    assert grass.palette[4] == (92, 144, 77)
+    assert cloud.palette[0] == (79, 253, 199)
+    assert len(cloud.source["sha256"]) == 64
+    assert builtin.built_in_spec("demo_grass").classes == grass.classes
+
+
+def test_demo_sets_are_made_once_however_many_ask(own_data_root, monkeypatch):
+    together, made = threading.Barrier(2, timeout=20), []
+
+    def make_world(name, out, **settings):
+        together.wait()  # both have seen that nothing is there
+        made.append(out)
+        return put_set(out)
+
+    monkeypatch.setitem(sys.modules, "ktda.data.worlds", types.SimpleNamespace(make_world=make_world))
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(open_data("demo_cloud"))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == len(found) == 2
+    assert {data.root for data in found} == {own_data_root / "demo_cloud"}
+    assert [path.name for path in own_data_root.iterdir()] == ["demo_cloud"]
+    assert open_data("demo_cloud").splits() == ["train", "val"]
+    assert len(made) == 2
+
+
+def test_a_demo_that_fails_leaves_nothing(own_data_root, monkeypatch):
+    def make_world(name, out, **settings):
+        put_set(out)
+        raise MemoryError
+
+    monkeypatch.setitem(sys.modules, "ktda.data.worlds", types.SimpleNamespace(make_world=make_world))
+    with pytest.raises(MemoryError):
+        open_data("demo_grass")
+    assert list(own_data_root.iterdir()) == []
+
+
+def test_hash_depends_on_content_and_not_on_place(tmp_path):
+    first, second = put_set(tmp_path / "one"), put_set(tmp_path / "elsewhere/two")
+    (second / "dataset.yaml").write_text("# the same, laid out in another way\nclasses:\n- a\n- b\n- c\n")
+    (second / "img_dir/train/.hidden").touch()
+    expected = data_hash(open_data(first))
+    assert re.fullmatch(r"[0-9a-f]{64}", expected)
+    assert data_hash(open_data(second)) == expected
+    hashes = {expected}
+    (second / "dataset.yaml").write_text("classes: [a, b, d]")
+    hashes.add(data_hash(open_data(second)))
+    put_tile(first, "val", "s10_patch_0", seed=77)
+    hashes.add(data_hash(open_data(first)))
+    (first / "img_dir/train/s00_patch_0.png").rename(first / "img_dir/train/new.png")
+    (first / "ann_dir/train/s00_patch_0.png").rename(first / "ann_dir/train/new.png")
+    hashes.add(data_hash(open_data(first)))
+    for kind in ("img_dir", "ann_dir"):  # the last of train becomes the first of val
+        (first / kind / "train/s02_patch_2.png").rename(first / kind / "val/s02_patch_2.png")
+    hashes.add(data_hash(open_data(first)))
+    assert len(hashes) == 5
+
+
+def test_tiles(tmp_path):
+    data = open_data(put_set(tmp_path))
+    pairs = data.pairs("train")
+    tiles = Tiles(data, pairs)
+    item = tiles[1]
+    image, mask = data.read(pairs[1])
+    assert len(tiles) == 3
+    assert (item["image"].dtype, item["mask"].dtype, item["index"]) == (torch.float32, torch.int64, 1)
+    assert item["image"].is_contiguous()
+    torch.testing.assert_close(item["image"] * 255, torch.from_numpy(image).permute(2, 0, 1).float())
+    torch.testing.assert_close(item["mask"], torch.from_numpy(mask).long())
+
+
+def test_tiles_randomness_is_keyed_by_seed_epoch_and_index(tmp_path):
+    data = open_data(put_set(tmp_path))
+    augment = Augment(vflip=0.5, rot90=True, crop=8, photometric=True)
+    keys = [(epoch, index) for epoch in range(4) for index in range(3)]
+
+    def all_of(order, seed=3, cache=False):
+        tiles = Tiles(data, data.pairs("train"), augment, seed=seed, cache=cache)
+        return {key: tiles[key] for key in order}
+
+    first = all_of(keys)
+    for other in (all_of(keys[::-1]), all_of(keys[::-1], cache=True)):
+        for key in keys:
+            assert torch.equal(first[key]["image"], other[key]["image"])
+            assert torch.equal(first[key]["mask"], other[key]["mask"])
+    assert sum(torch.equal(first[key]["image"], all_of([key], seed=4)[key]["image"]) for key in keys) <= 1
+    assert len({first[(epoch, 0)]["image"].sum().item() for epoch in range(4)}) > 1
+
+
+def test_tiles_cache_holds_what_was_read(tmp_path):
+    data = open_data(put_set(tmp_path))
+    tiles = Tiles(data, data.pairs("train"), Augment(hflip=1.0, photometric=True), cache=True)
+    plain = tiles[0]["image"].clone()
+    augmented = tiles[(0, 0)]["image"]
+    augmented.zero_()
+    shutil.rmtree(tmp_path / "img_dir")
+    assert torch.equal(tiles[0]["image"], plain)  # an int: no augmentation, and nothing was changed in place
+    assert tiles.cache
+    assert not pickle.loads(pickle.dumps(tiles)).cache
+
+
+def test_tiles_in_worker_processes_are_the_same(tmp_path):
+    data = open_data(put_set(tmp_path))
+    tiles = Tiles(data, data.pairs("train"), Augment(photometric=True), seed=5)
+    keys = [(2, 0), (2, 2), (2, 1)]
+    loader = torch.utils.data.DataLoader(tiles, batch_size=3, sampler=keys, num_workers=2)
+    batch = next(iter(loader))
+    assert batch["image"].shape == (3, 3, 12, 16)
+    assert batch["index"].tolist() == [0, 2, 1]
+    torch.testing.assert_close(batch["image"], torch.stack([tiles[key]["image"] for key in keys]))
+
+
+def test_listing_and_checking_need_no_torch():
+    code = (
+        "import sys, ktda.cli.data, ktda.data.folder, ktda.data.check, ktda.data.fetch\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@needs_sample
+def test_the_real_sample(monkeypatch):
+    monkeypatch.setenv("KTDA_SHARED", str(SHARED))
+    data = open_data("l8_biome_sample")
+    assert {split: len(data.pairs(split)) for split in data.splits()} == {"train": 23, "val": 8, "test": 5}
+    assert data.classes == builtin.built_in_spec("l8_biome_sample").classes
+    assert data.scene_of(data.pairs("train")[0].stem) == "Barren_00"
+    item = Tiles(data, data.pairs("test"))[0]
+    assert item["image"].shape == (3, 256, 256)
+    assert set(item["mask"].unique().tolist()) <= {0, 1, 2, 3}
+
+
+@needs_dubai
+def test_the_real_aerial_images_in_folders_of_the_users_own(tmp_path):
+    source = SHARED / "data/dubai_aerial"
+    for image in sorted((source / "images").glob("tile[18]_*_00[12].jpg")):
+        split = "val" if image.name.startswith("tile8") else "train"
+        for kind, path in (("img_dir", image), ("ann_dir", source / "masks" / f"{image.stem}.png")):
+            target = tmp_path / kind / split / path.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
+    shutil.copyfile(source / "dataset.yaml", tmp_path / "dataset.yaml")
+    data = open_data(tmp_path)
+    assert data.classes == ("building", "land", "road", "vegetation", "water")
+    assert {data.scene_of(pair.stem) for pair in data.pairs("train")} == {"tile1"}
+    image, mask = data.read(data.pairs("val")[0])
+    assert image.shape[:2] == mask.shape
+    cropped = Tiles(data, data.pairs("train"), Augment(crop=256))
+    assert cropped[(0, 0)]["image"].shape == (3, 256, 256)

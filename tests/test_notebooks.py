@@ -1,0 +1,194 @@
+"""Every notebook: the house rules, read off the file, and one run at parameters that take seconds."""
+
+import ast
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from ktda.runs.notebook import read_notebook, run_notebook
+
+pytest.importorskip("papermill")
+nbformat = pytest.importorskip("nbformat")
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# What a run in the tests takes instead of the defaults; OUT is a temporary folder where it is declared.
+QUICK = {
+    "00_quickstart": {"PRESET": "smoke"},
+    "05_training": {"PRESET": "smoke", "DATA": "demo_cloud"},
+}
+
+# House style, with a little room: 20 to 35 cells, about 110 lines of code, largest cell about 25.
+CELLS = range(15, 41)
+CODE_LINES = 120
+CELL_LINES = 30
+
+pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks in this checkout")
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells_of(path: Path, kind: str) -> list:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def code_of(path: Path) -> str:
+    return "\n".join(cell.source for cell in cells_of(path, "code"))
+
+
+def prose_of(path: Path) -> str:
+    return "\n".join(cell.source for cell in cells_of(path, "markdown"))
+
+
+def lines_of(source: str) -> list[str]:
+    """Lines that hold code."""
+    return [line for line in source.splitlines() if line.strip() and not line.strip().startswith("#")]
+
+
+def calls_of(path: Path, name: str) -> list[ast.Call]:
+    """Calls of a function by its bare name or as an attribute."""
+    calls = [node for node in ast.walk(ast.parse(code_of(path))) if isinstance(node, ast.Call)]
+    return [call for call in calls if getattr(call.func, "attr", getattr(call.func, "id", None)) == name]
+
+
+# Rules
+
+
+def test_names_are_numbered_nouns_and_no_number_is_taken_twice():
+    stems = [path.stem for path in NOTEBOOKS]
+    assert [stem for stem in stems if not re.fullmatch(r"\d\d_[a-z][a-z0-9_]*", stem)] == []
+    numbers = [stem[:2] for stem in stems]
+    assert len(set(numbers)) == len(numbers)
+
+
+@each
+def test_index_lists_it(path):
+    assert f"]({path.name})" in (ROOT / "notebooks" / "README.md").read_text()
+
+
+@each
+def test_parameters_cell_is_well_formed_and_follows_the_imports(path):
+    declared = read_notebook(path).parameters  # annotated literals in one tagged cell, or an InputError
+    code = cells_of(path, "code")
+    assert "parameters" in code[1].metadata.get("tags", []), "order: imports, parameters, derived values"
+    assert re.search(r"^(import|from) ", code[0].source, re.MULTILINE)
+    if "OUT" in declared and path.stem != "05_training":
+        assert declared["OUT"].default == f"reports/{path.stem}"
+    if path.stem == "05_training":
+        assert list(declared) == ["DATA", "PRESET", "SEED", "OUT", "OVERRIDES"]
+        assert declared["OVERRIDES"].annotation == "list[str]"
+
+
+@each
+def test_is_stripped(path):
+    for cell in cells_of(path, "code"):
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        # papermill takes an error in a tagged cell for a failure, and a skipped cell is not tested.
+        assert not {"raises-exception", "skip-execution"} & set(cell.metadata.get("tags", []))
+    assert set(nbformat.read(path, as_version=4).metadata) <= {"kernelspec", "language_info", "title"}
+
+
+@each
+def test_size_and_balance(path):
+    code = cells_of(path, "code")
+    sizes = [len(lines_of(cell.source)) for cell in code]
+    assert len(code) + len(cells_of(path, "markdown")) in CELLS
+    assert sum(sizes) <= CODE_LINES
+    assert max(sizes) <= CELL_LINES
+    words = len(prose_of(path).split())
+    assert words > len(code_of(path).split()), "more prose than code"
+
+
+@each
+def test_starts_with_a_title_and_ends_with_takeaways_exercise_and_references(path):
+    prose = cells_of(path, "markdown")
+    assert prose[0].source.startswith("# ")
+    assert "?" in prose[0].source, "the question, in one sentence"
+    headings = re.findall(r"^#+ +(.+)$", prose_of(path), re.MULTILINE)
+    positions = []
+    for word in ("takeaway", "exercise", "reference"):
+        found = [i for i, heading in enumerate(headings) if word in heading.lower()]
+        assert found, f"no heading with {word!r}"
+        positions.append(found[-1])
+    assert positions[-1] == len(headings) - 1, "references are last"
+
+
+@each
+def test_functions_live_in_the_package(path):
+    taught = False
+    for cell in cells_of(path, "code"):
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+        if any(isinstance(node, kinds) for node in ast.walk(ast.parse(cell.source))):
+            assert "taught" in cell.metadata.get("tags", []), "a def that is being taught has its cell tagged `taught`"
+            taught = True
+    if taught:
+        assert calls_of(path, "assert_close"), "what is taught is checked against the package"
+
+
+@each
+def test_runs_anywhere(path):
+    code = code_of(path)
+    assert not re.search(r"^\s*[!%]", code, re.MULTILINE), "no shell or magic lines"
+    assert "sys.path" not in code
+    assert "get_ipython" not in code
+    strings = [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant)]
+    absolute = [s for s in strings if isinstance(s, str) and re.match(r"(/|~|[A-Za-z]:\\)\w", s)]
+    assert absolute == []
+
+
+@each
+def test_imports_come_from_the_lock(path):
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = {name.lower().replace("_", "-") for name in re.findall(r"^([A-Za-z0-9._-]+)==", lock, re.MULTILINE)}
+    distributions = importlib.metadata.packages_distributions()
+    for node in ast.walk(ast.parse(code_of(path))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"ktda"}:
+            packages = {name.lower().replace("_", "-") for name in distributions.get(top, [])}
+            assert packages & locked, f"{top} is not in requirements.lock"
+
+
+@each
+def test_every_figure_is_saved_with_a_caption(path):
+    for name in ("savefig", "show"):
+        assert not calls_of(path, name), f"use save_figure instead of {name}"
+    for call in calls_of(path, "save_figure"):
+        keywords = {keyword.arg: keyword.value for keyword in call.keywords}
+        caption = keywords.get("caption", call.args[3] if len(call.args) > 3 else None)
+        assert caption is not None, "save_figure(fig, out, name, caption)"
+        assert not (isinstance(caption, ast.Constant) and not caption.value)
+    for cell in cells_of(path, "code"):
+        if re.search(r"\b(plt\.(subplots|figure)|figures\.(?!save_figure)\w+)\(", cell.source):
+            assert "save_figure(" in cell.source, f"a figure without a caption: {cell.source.splitlines()[0]}"
+
+
+@each
+def test_local_links_and_images_resolve(path):
+    prose = prose_of(path)
+    targets = re.findall(r"\]\(([^)\s]+)\)", prose) + re.findall(r"(?:src|href)=[\"']([^\"']+)", prose)
+    for target in targets:
+        if not re.match(r"[a-z]+:|#", target):
+            assert (path.parent / target.partition("#")[0]).exists(), target
+
+
+# Execution
+
+
+@each
+def test_runs_at_parameters_that_take_seconds(path, tmp_path, tmp_path_factory, monkeypatch):
+    declared = read_notebook(path).parameters
+    values = QUICK.get(path.stem, {"PRESET": "smoke"})
+    values = {name: value for name, value in values.items() if name in declared}
+    if "OUT" in declared:
+        values["OUT"] = str(tmp_path / "made")
+    # The demo sets are made once for all notebooks, and never in the reader's own folder.
+    monkeypatch.setenv("KTDA_DATA", str(tmp_path_factory.getbasetemp() / "notebook_data"))
+    run_notebook(path, values, tmp_path / path.name, cwd=tmp_path, timeout=200)
+    if calls_of(path, "save_figure"):
+        assert list((tmp_path / "made").rglob("figures.json"))
+    assert {p.name for p in tmp_path.iterdir()} <= {path.name, f"{path.stem}.manifest.json", "made"}

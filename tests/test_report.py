@@ -1,0 +1,184 @@
+"""The report: order, what is run again, failures, and pages that need no network."""
+
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import ktda.runs.report as module
+from ktda.errors import InputError
+from ktda.runs.notebook import read_notebook
+from ktda.runs.report import build_report, notebook_parameters
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("papermill")
+pytest.importorskip("nbconvert")
+
+PNG = (
+    "import io\nfrom PIL import Image\nbuffer = io.BytesIO()\n"
+    "Image.new('RGB', (40, 30)).save(buffer, 'png')\nPIXEL = buffer.getvalue()\n"
+)
+
+
+def write_notebook(path: Path, parameters: str, *cells: str, text: str = "") -> None:
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    first = new_code_cell(parameters, metadata={"tags": ["parameters"]})
+    heading = new_markdown_cell(f"# About {path.stem}\n\n{text}")
+    nbformat.write(new_notebook(cells=[heading, first, *map(new_code_cell, cells)]), path)
+
+
+class Links(HTMLParser):
+    """Everything that a page loads or links to, and its script tags."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.loaded, self.links, self.scripts = [], [], 0
+        self.feed(page.read_text())
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.scripts += tag == "script"
+        if "src" in attributes:
+            self.loaded.append(attributes["src"])
+        if "href" in attributes:
+            (self.loaded if tag == "link" else self.links).append(attributes["href"])
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Three notebooks, the second of which fails; reported once."""
+    root = tmp_path_factory.mktemp("report")
+    folder = root / "notebooks"
+    folder.mkdir()
+    (folder.parent / "NOTES.md").write_text("notes")
+    sidecar = [{"file": "share_plot.png", "title": "Shares & more", "caption": "Share of pixels, in <percent>."}]
+    write_notebook(
+        folder / "00_first.ipynb",
+        'PRESET: str = "demo"\nOUT: str = "reports/00_first"',
+        PNG + "from pathlib import Path\nimport json\nout = Path(OUT)\n"
+        "(out / 'share_plot.png').write_bytes(PIXEL)\n(out / 'shares.csv').write_text('a,b')\n"
+        f"(out / 'figures.json').write_text(json.dumps({sidecar!r}))\nprint('preset is', PRESET)",
+        "import ipywidgets\nipywidgets.IntSlider()",
+        text="Go on with [the next](01_second.ipynb#part) or [the notes](../NOTES.md), $x^2$.",
+    )
+    write_notebook(folder / "01_second.ipynb", "SEED: int = 0", "raise RuntimeError('no luck')")
+    metrics = {"split": "test", "protocol": "honest", "miou": 0.4321, "overall_accuracy": 0.5, "iou": [0.4]}
+    manifest = {"data": {"name": "demo_cloud"}, "config": {"model": "ktda", "teacher": "random"}}
+    write_notebook(
+        folder / "05_training.ipynb",
+        'DATA: str = "demo_cloud"\nPRESET: str = "demo"\nOUT: str = "runs/05"\nOVERRIDES: list[str] = []',
+        "from pathlib import Path\nimport json\nassert not Path(OUT).exists()\nPath(OUT).mkdir(parents=True)\n"
+        f"(Path(OUT) / 'metrics.json').write_text(json.dumps({metrics!r}))\n"
+        f"(Path(OUT) / 'manifest.json').write_text(json.dumps({manifest!r}))",
+    )
+    (folder / "scratch.ipynb").write_text("{}")
+    lines = []
+    built = build_report("smoke", root / "reports", notebooks=folder, echo=lines.append)
+    return root, built, lines
+
+
+def test_runs_all_in_order_goes_on_after_a_failure_and_names_it(world):
+    _, built, lines = world
+    assert [(r.name, r.status) for r in built.results] == [
+        ("00_first", "finished"),
+        ("01_second", "failed"),
+        ("05_training", "finished"),
+    ]
+    assert built.failed == ["01_second"]
+    assert built.results[1].reason == "cell 2: RuntimeError: no luck"
+    assert re.fullmatch(r"00_first +finished +\d+\.\d s", lines[0])
+    assert "failed" in lines[1]
+    assert "no luck" in lines[1]
+    assert len(lines) == 3
+
+
+def test_index_shows_status_scores_figures_and_provenance(world):
+    page = world[1].index.read_text()
+    for words in (
+        "About 00_first", "RuntimeError: no luck", "Shares &amp; more", "Share of pixels, in &lt;percent&gt;.",
+        "43.21", "50.00", "demo_cloud", "random", "test, honest", "05_training / run", "shares.csv", "torch", "smoke",
+    ):  # fmt: skip
+        assert words in page, words
+
+
+def test_pages_load_nothing_from_the_network_and_their_links_resolve(world):
+    root, built, _ = world
+    pages = [built.index, *sorted((root / "reports" / "build").glob("*.html"))]
+    assert [p.name for p in pages] == ["index.html", "00_first.html", "01_second.html", "05_training.html"]
+    for page in pages:
+        found = Links(page)
+        assert found.scripts == 0
+        assert not re.search(r"(?:url\(|@import)\s*['\"]?(?:https?:)?//", page.read_text())
+        for target in found.loaded + found.links:
+            if target.startswith(("data:", "#")):
+                continue
+            assert not re.match(r"(?:https?:)?//", target), target
+            assert (page.parent / target.partition("#")[0]).exists(), target
+    first = Links(root / "reports" / "build" / "00_first.html")
+    assert "01_second.html#part" in first.links
+    assert "../../NOTES.md" in first.links
+    assert "preset is smoke" in (root / "reports" / "build" / "00_first.html").read_text()
+
+
+def test_runs_again_only_what_changed_or_failed(world, monkeypatch):
+    root, _, _ = world
+    folder, out = root / "notebooks", root / "reports"
+    ran = []
+
+    def run_notebook(path, parameters, output):
+        ran.append(path.stem)
+        shutil.copy(path, output)
+
+    monkeypatch.setattr(module, "run_notebook", run_notebook)
+
+    def statuses(preset="smoke", **options):
+        ran.clear()
+        built = build_report(preset, out, notebooks=folder, **options)
+        return [r.status for r in built.results], list(ran)
+
+    made = (out / "build" / "00_first" / "shares.csv").stat()
+    assert statuses() == (["unchanged", "finished", "unchanged"], ["01_second"])
+    assert (out / "build" / "00_first" / "shares.csv").stat() == made
+    assert statuses()[1] == []
+    assert statuses("demo")[1] == ["00_first", "05_training"]  # 01 declares no PRESET
+    assert not list((out / "build" / "00_first").iterdir())  # nothing of the earlier run is taken for this one's
+    content = nbformat.read(folder / "01_second.ipynb", as_version=4)
+    content.cells[-1].source += "  # changed"
+    nbformat.write(content, folder / "01_second.ipynb")
+    assert statuses("demo")[1] == ["01_second"]
+    monkeypatch.setattr(module, "source_hash", lambda: "another package")
+    assert statuses("demo")[1] == ["00_first", "01_second", "05_training"]
+    assert statuses("demo", fresh=True)[1] == ["00_first", "01_second", "05_training"]
+
+
+def test_training_gets_a_run_folder_and_others_only_what_they_declare(world, monkeypatch):
+    import ktda.data.builtin
+
+    folder = world[0] / "notebooks"
+    training = read_notebook(folder / "05_training.ipynb")
+    for place, data in ((None, {}), (Path(), {"DATA": "l8_biome_sample"})):
+        monkeypatch.setattr(ktda.data.builtin, "locate", lambda name, place=place: place)
+        assert notebook_parameters(training, "demo", Path("b/05_training")) == {
+            "PRESET": "demo",
+            "OUT": "b/05_training/run",
+            **data,
+        }
+    assert notebook_parameters(read_notebook(folder / "01_second.ipynb"), "demo", Path("b")) == {}
+
+
+def test_wrong_preset_and_missing_notebooks_are_one_line(tmp_path):
+    with pytest.raises(InputError, match="unknown preset 'paper'"):
+        build_report("paper", tmp_path)
+    with pytest.raises(InputError, match="no notebooks"):
+        build_report("smoke", tmp_path, notebooks=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_notebook_that_breaks_the_rules_fails_alone(tmp_path):
+    (tmp_path / "00_bad.ipynb").write_text("not json")
+    built = build_report("smoke", tmp_path / "out", notebooks=tmp_path)
+    assert built.failed == ["00_bad"]
+    assert "not a Jupyter notebook" in built.index.read_text()
