@@ -241,11 +241,10 @@ def make_config(preset: str = "demo", overrides: Mapping | Sequence[str] = (), d
     values = dict(PRESETS[preset])
     if preset == "paper" and PurePath(data).name in ("cloud", "l8_biome_sample"):
         values |= PAPER_CLOUD
-    if not isinstance(overrides, Mapping):
-        overrides = dict(_split(item) for item in overrides)
-        values |= {k: _convert(k, v) for k, v in overrides.items()}
-    else:
+    if isinstance(overrides, Mapping):
         values |= {k: _checked(k, v) for k, v in overrides.items()}
+    else:
+        values |= {k: _convert(k, v) for k, v in map(_split, overrides)}
     return Config(**values)
 
 

@@ -3,6 +3,7 @@
 A user's mistake ends in one line and exit code 2. Heavy imports stay inside the commands, so that help is quick.
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -69,6 +70,9 @@ def train(
 
     out = out or Path("runs") / f"{Path(data).name}-{preset}-seed{config.seed}"
     metrics = run(data, config, out, resume, init)
+    fresh = json.loads((out / "manifest.json").read_text())["left_fresh"]
+    if fresh:
+        typer.echo(f"started anew, for another number of classes than in {init}: {', '.join(fresh)}")
     typer.echo(_summary(metrics, out))
     typer.echo(f"run folder: {out}")
 
@@ -87,13 +91,13 @@ def evaluate(
     if out:
         from ktda.runs.record import write_json
 
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)
     typer.echo(_summary(result, run))
 
 
 def _summary(metrics: dict, run: Path) -> str:
     """The scores as a small table."""
-    import json
 
     def percent(value: float | None) -> str:
         return "     -" if value is None else f"{100 * value:6.2f}"
@@ -113,13 +117,31 @@ def _summary(metrics: dict, run: Path) -> str:
 def main() -> None:
     """Entry point: one line and exit code 2 for a user's mistake."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except InputError as error:
-        typer.echo(f"ktda: {error}", err=True)
-        sys.exit(2)
+        # A loader's worker process hands on its whole traceback; the last line of it is the message.
+        _fail(str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: "))
     except BrokenPipeError:  # the reader of our output went away: ktda ... | head
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _fail(f"{error.filename}: {error.strerror}")
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        # typer's own, of a class that it keeps to itself: an unknown command or option, a missing argument
+        command, help_asked = error.ctx.command_path if error.ctx else "ktda", "NoArgs" in type(error).__name__
+        if help_asked:
+            typer.echo(error.format_message(), err=True)
+            sys.exit(2)
+        _fail(f"{error.format_message()} See `{command} --help`.")
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"ktda: {message}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
         split: None takes the split that the run reports.
 
     Returns:
-        Scores as in ``metrics.json``, with ``run``, ``data``, ``split``, ``images``.
+        Scores as in ``metrics.json``, with ``run``, ``data``, ``split``, ``protocol``, ``images``.
 
     Raises:
         InputError: no finished run, no such split, or classes that differ from the model's.
@@ -92,7 +92,9 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
     if not pairs:
         raise InputError(f"split {split} of {tile_set.root} holds no tiles")
     matrices = confusions(model.to(device), tile_set, pairs, device)
-    return {"run": str(run), "data": tile_set.name, "split": split, "images": len(pairs), **scores(matrices.sum(0))}
+    names = {"run": str(run), "data": tile_set.name, "split": split}
+    protocol = manifest.get("config", {}).get("protocol")
+    return names | {"protocol": protocol, "images": len(pairs), **scores(matrices.sum(0))}
 
 
 def save_confusions(path: Path, matrices: dict[str, Tensor], stems: dict[str, list[str]]) -> None:

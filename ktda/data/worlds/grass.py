@@ -17,7 +17,7 @@ PALETTE = ((185, 101, 71), (248, 202, 155), (211, 232, 158), (138, 191, 104), (9
 GREEN, STRAW = spectrum(0.045, 0.085, 0.038), spectrum(0.170, 0.155, 0.082)
 LEVELS = (0.2, 0.4, 0.6, 0.8)  # green cover between two classes
 # Growth, a sum of causes, at which the cover is 0, LEVELS and 1: chosen for the class shares of the real set.
-GROWTH = (-2.6, -1.05, -0.5, -0.17, 0.08, 1.2)
+GROWTH = (-2.6, -1.02, -0.43, -0.13, 0.04, 1.1)
 
 
 def growth(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Array, Array, Array, Array]:

@@ -1,0 +1,1 @@
+"""What a run leaves behind: manifest, checkpoint, weights, executed notebooks, report."""
