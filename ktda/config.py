@@ -122,7 +122,8 @@ class Config:
             raise InputError(f"teacher_blocks={self.teacher_blocks}; expected four, one per level")
         if self.neck_width and not self.neck_scales:
             raise InputError("neck_width is set but neck_scales is empty: without a neck the width is the teacher's")
-
+        if 0 < self.crop < 32:
+            raise InputError(f"crop={self.crop}; expected 0, the whole tile, or at least 32, the student's last stride")
         if not all(0 <= w < _INF for w in self.class_weights):
             raise InputError(f"class_weights={self.class_weights}; expected factors of at least 0, one per class")
 
@@ -151,39 +152,19 @@ _CHOICES: dict[str, tuple] = {
     "precision": ("fp32", "bf16", "fp16"),
     "student_passes": (1, 2),
 }
+# Bounds of numbers, both included. UPerNet pools to 1 x 1 before a BatchNorm, which cannot train on one image.
 _RANGES: dict[str, tuple[float, float]] = {
-    "student_drop_path": (0, 0.99),
-    "neck_width": (0, _INF),
-    "fmm_depth": (1, _INF),
-    "fmm_heads": (1, _INF),
-    "decoder_channels": (1, _INF),
-    "dropout": (0, 0.99),
-    "auxiliary_channels": (1, _INF),
-    "auxiliary_weight": (0, _INF),
-    "distill_weight": (0, _INF),
-    "alpha": (0, 1),
+    **dict.fromkeys(("dropout", "student_drop_path"), (0, 0.99)),
+    **dict.fromkeys(("alpha", "hflip", "vflip", "warmup_start"), (0, 1)),
+    **dict.fromkeys(("neck_width", "tiles", "scenes", "crop", "workers", "seed"), (0, _INF)),
+    **dict.fromkeys(("auxiliary_weight", "distill_weight", "dice_weight", "focal_weight"), (0, _INF)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "poly_power"), (0, _INF)),
+    **dict.fromkeys(("warmup_steps", "poly_begin", "checkpoint_steps"), (0, _INF)),
+    **dict.fromkeys(("fmm_depth", "fmm_heads", "decoder_channels", "auxiliary_channels"), (1, _INF)),
+    **dict.fromkeys(("steps", "accumulate", "evaluate_epochs"), (1, _INF)),
     "temperature": (1e-3, _INF),
-    "dice_weight": (0, _INF),
-    "focal_weight": (0, _INF),
     "holdout": (0.01, 0.9),
-    "tiles": (0, _INF),
-    "scenes": (0, _INF),
-    "crop": (0, _INF),
-    "hflip": (0, 1),
-    "vflip": (0, 1),
-    "steps": (1, _INF),
-    "batch_size": (2, _INF),  # UPerNet pools to 1 x 1 before a BatchNorm, which cannot train on one image
-    "accumulate": (1, _INF),
-    "learning_rate": (0, _INF),
-    "weight_decay": (0, _INF),
-    "warmup_steps": (0, _INF),
-    "warmup_start": (0, 1),
-    "poly_power": (0, _INF),
-    "poly_begin": (0, _INF),
-    "evaluate_epochs": (1, _INF),
-    "checkpoint_steps": (0, _INF),
-    "workers": (0, _INF),
-    "seed": (0, _INF),
+    "batch_size": (2, _INF),
 }
 
 # What a laptop can train: a 3.4 M student, narrow neck and decoder, one FMM block per level. The small teachers have
@@ -203,22 +184,21 @@ _SMALL = {
     "rot90": True,
     "vflip": 0.5,
 }
-# The authors' protocol. ImageNet-1k weights: the paper says "ImageNet" only.
-_PAPER = {
-    "student": "tu-convnext_base.fb_in1k",
-    "student_weights": "imagenet",
-    "student_drop_path": 0.4,
-    "teacher": "vit_base_patch14_dinov2.lvd142m",
-    "teacher_resample": "authors",
-    "student_passes": 2,
-    "protocol": "paper",
-    "workers": 4,
-}
 PRESETS: dict[str, dict] = {
     "smoke": _SMALL | {"steps": 4, "batch_size": 2, "crop": 64, "warmup_steps": 2, "poly_begin": 2, "tiles": 8},
     "demo": _SMALL
     | {"steps": 300, "batch_size": 4, "crop": 128, "warmup_steps": 30, "poly_begin": 30, "evaluate_epochs": 10},
-    "paper": _PAPER,
+    # The authors' protocol. ImageNet-1k weights: the paper says "ImageNet" only.
+    "paper": {
+        "student": "tu-convnext_base.fb_in1k",
+        "student_weights": "imagenet",
+        "student_drop_path": 0.4,
+        "teacher": "vit_base_patch14_dinov2.lvd142m",
+        "teacher_resample": "authors",
+        "student_passes": 2,
+        "protocol": "paper",
+        "workers": 4,
+    },
 }
 # The cloud set's schedule differs: warm-up to step 2,000 overlaps the decay from 1,000; both multiply.
 PAPER_CLOUD = {"steps": 80_000, "batch_size": 2, "warmup_steps": 2_000, "poly_begin": 1_000}

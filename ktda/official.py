@@ -14,12 +14,14 @@ from torch import Tensor
 
 from ktda.errors import InputError
 from ktda.model import KTDA
+from ktda.neck import AUTHORS_SCALES
 from ktda.runs.weights import read_tensors
 from ktda.teacher import Teacher
 
 FMM_HEADS = 8
 PATCH = 14
 TEACHER_PREFIX = "teach_backbone."
+_PATCHES = TEACHER_PREFIX + "patch_embed.projection.weight"
 
 # Convolution, BatchNorm and ReLU: ".conv" and ".bn" with the authors, ".0" and ".1" with SMP, which counts the
 # levels of the top-down path from the coarsest, the authors from the finest.
@@ -30,46 +32,46 @@ _DECODER_CONVOLUTIONS = {
     **{f"fpn_convs.{i}": f"fpn_conv_blocks.{2 - i}" for i in range(3)},
     "fpn_bottleneck": "fusion_block",
 }
-# (their name, our name) as regular expressions; the first that matches the whole key is taken.
+# (their name, our name); {n}, {m} stand for numbers, {p} for one word, {rest} for anything. The first that fits the
+# whole key is taken, in either direction.
+_ENCODER = "student.encoder.model"
 _SEGMENTER_RULES = [
-    (r"backbone\.downsample_layers\.0\.(\d)\.(\w+)", r"student.encoder.model.stem_\1.\2"),
-    (r"backbone\.downsample_layers\.(\d)\.(\d)\.(\w+)", r"student.encoder.model.stages_\1.downsample.\2.\3"),
-    (r"backbone\.stages\.(\d+)\.(\d+)\.gamma", r"student.encoder.model.stages_\1.blocks.\2.gamma"),
-    (
-        r"backbone\.stages\.(\d+)\.(\d+)\.depthwise_conv\.(\w+)",
-        r"student.encoder.model.stages_\1.blocks.\2.conv_dw.\3",
-    ),
-    (r"backbone\.stages\.(\d+)\.(\d+)\.norm\.(\w+)", r"student.encoder.model.stages_\1.blocks.\2.norm.\3"),
-    (
-        r"backbone\.stages\.(\d+)\.(\d+)\.pointwise_conv(\d)\.(\w+)",
-        r"student.encoder.model.stages_\1.blocks.\2.mlp.fc\3.\4",
-    ),
-    (r"backbone\.norm(\d)\.(\w+)", r"student.norms.\1.\2"),
-    (r"fam\.convert\.(\d)\.(\w+)", r"fam.projections.\1.\2"),
-    (r"neck\.lateral_convs\.(\d)\.conv\.(\w+)", r"neck.lateral.\1.\2"),
-    (r"neck\.convs\.(\d)\.conv\.(\w+)", r"neck.smooth.\1.\2"),
-    (r"fmm\.adapters\.(\d)\.(.+)", r"fmm.levels.\1.\2"),
-    (r"decode_head\.conv_seg\.(\w+)", r"decode_head.classifier.\1"),
-    (r"auxiliary_head\.convs\.0\.conv\.(\w+)", r"auxiliary_head.convolution.\1"),
-    (r"auxiliary_head\.convs\.0\.bn\.(\w+)", r"auxiliary_head.bn.\1"),
-    (r"auxiliary_head\.conv_seg\.(\w+)", r"auxiliary_head.classifier.\1"),
+    ("backbone.downsample_layers.0.{n}.{p}", f"{_ENCODER}.stem_{{n}}.{{p}}"),
+    ("backbone.downsample_layers.{n}.{m}.{p}", f"{_ENCODER}.stages_{{n}}.downsample.{{m}}.{{p}}"),
+    ("backbone.stages.{n}.{m}.gamma", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.gamma"),
+    ("backbone.stages.{n}.{m}.depthwise_conv.{p}", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.conv_dw.{{p}}"),
+    ("backbone.stages.{n}.{m}.norm.{p}", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.norm.{{p}}"),
+    ("backbone.stages.{n}.{m}.pointwise_conv1.{p}", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.mlp.fc1.{{p}}"),
+    ("backbone.stages.{n}.{m}.pointwise_conv2.{p}", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.mlp.fc2.{{p}}"),
+    ("backbone.norm{n}.{p}", "student.norms.{n}.{p}"),
+    ("fam.convert.{n}.{p}", "fam.projections.{n}.{p}"),
+    ("neck.lateral_convs.{n}.conv.{p}", "neck.lateral.{n}.{p}"),
+    ("neck.convs.{n}.conv.{p}", "neck.smooth.{n}.{p}"),
+    ("fmm.adapters.{n}.{rest}", "fmm.levels.{n}.{rest}"),
+    ("decode_head.conv_seg.{p}", "decode_head.classifier.{p}"),
+    ("auxiliary_head.convs.0.conv.{p}", "auxiliary_head.convolution.{p}"),
+    ("auxiliary_head.convs.0.bn.{p}", "auxiliary_head.bn.{p}"),
+    ("auxiliary_head.conv_seg.{p}", "auxiliary_head.classifier.{p}"),
     *(
-        (rf"decode_head\.{re.escape(theirs)}\.{part}\.(\w+)", rf"decode_head.decoder.{ours}.{index}.\1")
+        (f"decode_head.{theirs}.{part}.{{p}}", f"decode_head.decoder.{ours}.{index}.{{p}}")
         for theirs, ours in _DECODER_CONVOLUTIONS.items()
         for index, part in enumerate(("conv", "bn"))
     ),
 ]
 _TEACHER_RULES = [
-    (r"(cls_token|pos_embed)", r"\1"),
-    (r"patch_embed\.projection\.(\w+)", r"patch_embed.proj.\1"),
-    (r"layers\.(\d+)\.ln([12])\.(\w+)", r"blocks.\1.norm\2.\3"),
-    (r"layers\.(\d+)\.attn\.(qkv|proj)\.(\w+)", r"blocks.\1.attn.\2.\3"),
-    (r"layers\.(\d+)\.attn\.gamma1\.weight", r"blocks.\1.ls1.gamma"),
-    (r"layers\.(\d+)\.ffn\.layers\.0\.0\.(\w+)", r"blocks.\1.mlp.fc1.\2"),
-    (r"layers\.(\d+)\.ffn\.layers\.1\.(\w+)", r"blocks.\1.mlp.fc2.\2"),
-    (r"layers\.(\d+)\.ffn\.gamma2\.weight", r"blocks.\1.ls2.gamma"),
-    (r"ln1\.(\w+)", r"norm.\1"),
+    ("cls_token", "cls_token"),
+    ("pos_embed", "pos_embed"),
+    ("patch_embed.projection.{p}", "patch_embed.proj.{p}"),
+    ("layers.{n}.ln{m}.{p}", "blocks.{n}.norm{m}.{p}"),
+    ("layers.{n}.attn.qkv.{p}", "blocks.{n}.attn.qkv.{p}"),
+    ("layers.{n}.attn.proj.{p}", "blocks.{n}.attn.proj.{p}"),
+    ("layers.{n}.attn.gamma1.weight", "blocks.{n}.ls1.gamma"),
+    ("layers.{n}.ffn.layers.0.0.{p}", "blocks.{n}.mlp.fc1.{p}"),
+    ("layers.{n}.ffn.layers.1.{p}", "blocks.{n}.mlp.fc2.{p}"),
+    ("layers.{n}.ffn.gamma2.weight", "blocks.{n}.ls2.gamma"),
+    ("ln1.{p}", "norm.{p}"),
 ]
+_PLACEHOLDERS = {"{n}": r"(?P<n>\d+)", "{m}": r"(?P<m>\d+)", "{p}": r"(?P<p>\w+)", "{rest}": r"(?P<rest>.+)"}
 
 
 def load_checkpoint(path: Path | str) -> KTDA:
@@ -84,18 +86,20 @@ def load_checkpoint(path: Path | str) -> KTDA:
     Raises:
         InputError: unreadable file, an unknown or missing key, or a wrong shape; the key is named.
     """
-    theirs = {k: v for k, v in read_tensors(path).items() if not k.startswith(TEACHER_PREFIX)}
-    model = KTDA(**infer_sizes(theirs))
+    tensors = read_tensors(path)
+    model = KTDA(**infer_sizes(tensors))
+    theirs = {k: v for k, v in tensors.items() if not k.startswith(TEACHER_PREFIX)}
     model.load_state_dict(_translate(theirs, _SEGMENTER_RULES, model.state_dict(), str(path)))
     return model.eval()
 
 
-def load_teacher(path: Path | str, heads: int = 12, blocks: tuple[int, ...] | None = None) -> Teacher:
+def load_teacher(path: Path | str, heads: int | None = None, blocks: tuple[int, ...] | None = None) -> Teacher:
     """The frozen teacher inside the authors' checkpoint, with the authors' resampling of its position embedding.
 
     Args:
         path: checkpoint in the authors' layout.
-        heads: attention heads, which no tensor tells: 12 for the published ViT-B, 16 for ViT-L.
+        heads: attention heads, which no tensor tells; None takes one per 64 channels, as in the published
+            ViT-B (12) and ViT-L (16).
         blocks: as in `Teacher`.
 
     Raises:
@@ -105,6 +109,11 @@ def load_teacher(path: Path | str, heads: int = 12, blocks: tuple[int, ...] | No
     theirs = {k.removeprefix(TEACHER_PREFIX): v for k, v in tensors.items() if k.startswith(TEACHER_PREFIX)}
     weight = _need(theirs, "patch_embed.projection.weight")
     grid = round((_need(theirs, "pos_embed").shape[1] - 1) ** 0.5)
+    heads = heads or weight.shape[0] // 64
+    if not heads or weight.shape[0] % heads:
+        raise InputError(
+            f"{path}: {heads} heads for a teacher of width {weight.shape[0]}; give the heads it was made with"
+        )
     model = VisionTransformer(
         img_size=grid * weight.shape[-1],
         patch_size=weight.shape[-1],
@@ -121,8 +130,12 @@ def load_teacher(path: Path | str, heads: int = 12, blocks: tuple[int, ...] | No
 
 
 def infer_sizes(theirs: dict[str, Tensor]) -> dict:
-    """Arguments of `KTDA` from the tensors of the authors' segmenter."""
+    """Arguments of `KTDA` from the authors' tensors; the teacher's only tell its patch size."""
     channels = [_need(theirs, f"backbone.norm{i}.weight").shape[0] for i in range(4)]
+    for i in range(4):  # a stage without any block would pass for one of depth 0
+        _need(theirs, f"backbone.stages.{i}.0.depthwise_conv.weight")
+    neck = any(k.startswith("neck.") for k in theirs)
+    auxiliary = any(k.startswith("auxiliary_head.") for k in theirs)
     depths = [_count(theirs, rf"backbone\.stages\.{i}\.(\d+)\.") for i in range(4)]
     vit = "fmm.adapters.0.0.norm1.weight" in theirs
     return {
@@ -130,16 +143,15 @@ def infer_sizes(theirs: dict[str, Tensor]) -> dict:
         "encoder": "tu-convnext_base",
         "encoder_options": {"dims": channels, "depths": depths},
         "width": _need(theirs, "fam.convert.0.weight").shape[0],
-        "patch": PATCH,
-        "neck_scales": (4.0, 2.0, 1.0, 0.5) if any(k.startswith("neck.") for k in theirs) else None,
+        "patch": theirs[_PATCHES].shape[-1] if _PATCHES in theirs else PATCH,
+        "neck_scales": AUTHORS_SCALES if neck else None,
+        "neck_width": _need(theirs, "neck.convs.0.conv.weight").shape[0] if neck else 0,
         "fmm": ("vit" if vit else "mlp") if any(k.startswith("fmm.") for k in theirs) else "none",
         "fmm_depth": max(1, _count(theirs, r"fmm\.adapters\.0\.(\d+)\.")),
         "fmm_heads": FMM_HEADS,
         "decoder_channels": _need(theirs, "decode_head.conv_seg.weight").shape[1],
-        "auxiliary": "fmm" if "auxiliary_head.conv_seg.weight" in theirs else "none",
-        "auxiliary_channels": theirs.get("auxiliary_head.conv_seg.weight", theirs["decode_head.conv_seg.weight"]).shape[
-            1
-        ],
+        "auxiliary": "fmm" if auxiliary else "none",
+        "auxiliary_channels": _need(theirs, "auxiliary_head.conv_seg.weight").shape[1] if auxiliary else 1,
     }
 
 
@@ -150,27 +162,31 @@ def export_names(names: Iterable[str]) -> dict[str, str]:
 
 def _translate(theirs: dict[str, Tensor], rules: list, expected: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     """Rename every tensor; the result has exactly the expected names and shapes."""
-    ours, origin = {}, {}
+    ours = {}
     for key, tensor in theirs.items():
         name = _rename(key, rules, where)
         if name not in expected:
             raise InputError(f"{where}: key {key} has no place in a model of the sizes inferred from the tensors")
-        if expected[name].numel() != tensor.numel() or expected[name].squeeze().shape != tensor.squeeze().shape:
+        if expected[name].shape != tensor.shape:
             raise InputError(
                 f"{where}: key {key} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
             )
-        ours[name], origin[name] = tensor.reshape(expected[name].shape), key
+        ours[name] = tensor
+    back = [(ours_form, their_form) for their_form, ours_form in rules]
     for name in expected:
         if name not in ours:
-            raise InputError(f"{where}: the tensor for {name} is missing")
+            raise InputError(f"{where}: key {_rename(name, back, where)} is missing")
     return ours
 
 
 def _rename(key: str, rules: list[tuple[str, str]], where: str) -> str:
-    for pattern, replacement in rules:
+    for source, target in rules:
+        pattern = re.escape(source)
+        for placeholder, expression in _PLACEHOLDERS.items():
+            pattern = pattern.replace(re.escape(placeholder), expression)
         match = re.fullmatch(pattern, key)
         if match:
-            return match.expand(replacement)
+            return target.format(**match.groupdict())
     raise InputError(f"{where}: unknown key {key}; expected the layout of the authors' checkpoints")
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ktda.errors import InputError
 from ktda.fam import patch_grid
-from ktda.runs.vision_transformer import load_vision_transformer
+from ktda.runs.vision_transformer import check_plain, load_vision_transformer
 from ktda.runs.weights import WeightsRecord
 
 NORMS = ("last", "all")
@@ -63,6 +63,7 @@ class Teacher:
         self.norm, self.resample = norm, resample
         if hasattr(name, "forward_intermediates"):
             self.name, self._model = type(name).__name__, name
+            check_plain(self.name, name)
             self.record = WeightsRecord(self.name, kind="callable")
         elif callable(name):
             self._wrap(name, blocks)
@@ -76,7 +77,7 @@ class Teacher:
         rising = all(a < b for a, b in zip(self.blocks, self.blocks[1:], strict=False))
         if not self.blocks or not rising or self.blocks[0] < 0 or self.blocks[-1] >= depth:
             raise InputError(f"teacher blocks {self.blocks}; {self.name} has 0 to {depth - 1}, give them rising")
-        if not self._model.dynamic_img_size:
+        if not getattr(self._model, "dynamic_img_size", False):
             raise InputError(f"teacher {self.name} serves one image size; make it with dynamic_img_size=True")
         self.dim: int = self._model.embed_dim
         self.patch: int = self._model.patch_embed.patch_size[0]
@@ -91,9 +92,9 @@ class Teacher:
         """Hold a plain callable; width, patch and number of maps are read off one 224-pixel image."""
         self._model, self.name = None, getattr(function, "__name__", type(function).__name__)
         self.record = WeightsRecord(self.name, kind="callable")
-        self._function = function
+        self._function = function.eval().requires_grad_(False) if isinstance(function, nn.Module) else function
         with torch.no_grad():
-            maps = _as_list(function(torch.zeros(1, 3, 224, 224)))
+            maps = _as_list(self._function(torch.zeros(1, 3, 224, 224)))
         if any(m.ndim != 4 for m in maps):
             raise InputError(f"teacher {self.name} must return maps (N, D, h, w); got {[tuple(m.shape) for m in maps]}")
         self.blocks = tuple(range(len(maps))) if blocks is None else tuple(blocks)
@@ -115,8 +116,10 @@ class Teacher:
             One (N, D, ceil(H / patch), ceil(W / patch)) map per block.
         """
         if self._model is None:
+            if getattr(self._function, "training", False):
+                self._function.eval()
             maps = _as_list(self._function(images))
-            return [maps[b].detach() for b in self.blocks]
+            return [maps[b].clone() if maps[b].is_inference() else maps[b] for b in self.blocks]
         model = self._model
         if next(model.parameters()).device != images.device:
             self.to(images.device)

@@ -5,15 +5,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import make_set, tiny
 
 from ktda.model import KTDA
 from ktda.teacher import Teacher
+from ktda.training import train
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("KTDA_SHARED", ROOT.parent / "shared"))
 PARITY_SETS = ("vit_blocks", "resized_grid")
 
-torch.set_num_threads(2)
+# Tensors here are tiny: a second thread only waits for the first, and where cores are shared it waits 50 times longer.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +59,17 @@ def tiny_model(tiny_arguments: dict) -> KTDA:
 def random_teacher() -> Teacher:
     """The tiny seeded vision transformer."""
     return Teacher("random")
+
+
+@pytest.fixture(scope="session")
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of 6 training, 3 val and 2 test tiles of 40 px; not to be changed."""
+    return make_set(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on it; not to be changed."""
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    train(str(tiny_set), tiny(), out)
+    return out

@@ -34,7 +34,7 @@ class Hub:
 
     content: bytes = b""
     info: dict | None = None  # answer to the question for the commit; None: the honest one
-    lfs: bool = True  # tell size and SHA-256 as the hub does for large files
+    lfs: bool = True  # tell the SHA-256 as the hub does for large files
     ranges: bool = True
     cuts: list[int] = field(default_factory=list)  # bytes after which the next answers break off
     refusals: list[int] = field(default_factory=list)  # status codes of the next answers
@@ -58,7 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             known = {"sha256": hashlib.sha256(hub.content).hexdigest(), "size": len(hub.content)}
             files = [
                 {"rfilename": "README.md", "size": 5},
-                {"rfilename": "grass.zip", **({"lfs": known} if hub.lfs else {})},
+                {"rfilename": "grass.zip", "size": known["size"], **({"lfs": known} if hub.lfs else {})},
             ]
             body = json.dumps(hub.info or {"id": REPO, "sha": COMMIT, "siblings": files}).encode()
             self.send_response(200)
@@ -122,7 +122,6 @@ def hub(files, tmp_path, monkeypatch):
     threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.02), daemon=True).start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("KTDA_DATA", str(tmp_path / "data_root"))
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     for proxy in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(proxy, raising=False)
         monkeypatch.delenv(proxy.upper(), raising=False)
@@ -164,17 +163,16 @@ def test_fetch_pins_verifies_records_and_opens(hub, data_root, files):
         "licence": "cc-by-nc-4.0",
         "file": "grass.zip",
         "repo": REPO,
-        "revision": "main",
         "commit": COMMIT,
         "url": f"{os.environ['HF_ENDPOINT'].rstrip('/')}/datasets/{REPO}/resolve/{COMMIT}/grass.zip",
         "bytes": len(hub.content),
         "sha256": hashlib.sha256(hub.content).hexdigest(),
-        "sha256_checked_against": "hub",
+        "verified": True,
     }
     for name, content in files.items():
         assert (root / name.removeprefix("some_name/")).read_bytes() == content
     assert left(data_root) == {"grass"}
-    assert open_data("grass").classes == open_data(root).classes == builtin.built_in_spec("grass").classes
+    assert open_data("grass").classes == open_data(root).classes == builtin.built_in_spec("grass")["classes"]
     asked = len(hub.asked)
     assert fetch.fetch("grass") == root  # nothing to do, no question asked
     assert len(hub.asked) == asked
@@ -183,13 +181,12 @@ def test_fetch_pins_verifies_records_and_opens(hub, data_root, files):
 def test_where_no_hash_is_known_it_is_recorded_and_not_called_checked(hub):
     hub.lfs = False
     record = json.loads((fetch.fetch("grass") / "fetched.json").read_text())
-    assert record["sha256_checked_against"] is None
+    assert record["verified"] is False
     assert record["sha256"] == hashlib.sha256(hub.content).hexdigest()
 
 
-@pytest.mark.parametrize("lfs", [True, False])
-def test_a_broken_connection_is_resumed_in_the_same_call(hub, data_root, files, lfs):
-    hub.lfs, hub.cuts = lfs, [1000, 500]
+def test_a_broken_connection_is_resumed_in_the_same_call(hub, data_root, files):
+    hub.cuts = [1000, 500]
     fetch.fetch("grass")
     assert downloads(hub) == [None, "bytes=1000-", "bytes=1500-"]
     assert len(open_data("grass").pairs("train")) == 3
@@ -206,21 +203,18 @@ def test_a_later_call_resumes_what_an_earlier_one_left(hub, data_root):
     assert left(data_root) == {"grass"}
 
 
-@pytest.mark.parametrize("lfs", [True, False])
-def test_a_complete_part_is_not_received_again(hub, data_root, lfs):
-    hub.lfs = lfs
+def test_a_complete_part_is_not_received_again(hub, data_root):
     data_root.mkdir()
     (data_root / f".grass-{COMMIT[:12]}.zip.part").write_bytes(hub.content)
     fetch.fetch("grass")
-    assert downloads(hub) == ([] if lfs else [f"bytes={len(hub.content)}-"])
+    assert downloads(hub) == []
 
 
 def test_a_part_that_is_too_long_is_thrown_away(hub, data_root):
-    for hub.lfs in (False, True):
-        data_root.mkdir(exist_ok=True)
-        (data_root / f".grass-{COMMIT[:12]}.zip.part").write_bytes(hub.content + b"more")
-        fetch.fetch("grass", out=data_root / f"grass_{hub.lfs}")
-        assert downloads(hub)[-1] is None
+    data_root.mkdir()
+    (data_root / f".grass-{COMMIT[:12]}.zip.part").write_bytes(hub.content + b"more")
+    fetch.fetch("grass")
+    assert downloads(hub) == [None]
 
 
 def test_a_server_without_ranges_sends_the_whole_and_gets_no_mixture(hub):
@@ -235,7 +229,7 @@ def test_a_busy_server_is_asked_again_and_a_refusal_is_final(hub, data_root):
     fetch.fetch("grass")
     assert len(downloads(hub)) == 3
     hub.refusals = [403, 403]
-    fails("the server answered 403", out=data_root / "again")
+    fails("the server answered .*403", out=data_root / "again")
     assert len(downloads(hub)) == 4
 
 
@@ -243,21 +237,20 @@ def test_damaged_content_is_refused_and_removed(hub, data_root):
     right = hub.content
     hub.info = {
         "sha": COMMIT,
-        "siblings": [{"rfilename": "grass.zip", "lfs": {"sha256": "0" * 64, "size": len(right)}}],
+        "siblings": [{"rfilename": "grass.zip", "size": len(right), "lfs": {"sha256": "0" * 64}}],
     }
-    fails(rf"SHA-256 is {hashlib.sha256(right).hexdigest()}, expected 0{{64}} \(hub\); fetch it again")
+    fails(rf"SHA-256 is {hashlib.sha256(right).hexdigest()}, expected 0{{64}}; fetch it again")
     assert left(data_root) == set()
 
 
-def test_the_known_hash_counts_unless_waived(hub, data_root, monkeypatch):
-    spec = builtin.built_in_spec("grass")
-    monkeypatch.setitem(spec.source, "sha256", "f" * 64)
-    fails(r"expected f{64} \(known\); fetch it again, or accept it with --any-hash")
-    fetch.fetch("grass", any_hash=True)
-    assert downloads(hub) == [None]  # what the hub vouches for was kept
-    monkeypatch.setitem(spec.source, "sha256", hashlib.sha256(hub.content).hexdigest())
-    root = fetch.fetch("grass", out=data_root / "other")
-    assert json.loads((root / "fetched.json").read_text())["sha256_checked_against"] == "known"
+def test_the_known_hash_counts_more_than_the_hubs(hub, data_root, monkeypatch):
+    source = builtin.built_in_spec("grass")["source"]
+    monkeypatch.setitem(source, "sha256", "f" * 64)
+    fails(r"expected f{64}; fetch it again")
+    assert left(data_root) == set()
+    monkeypatch.setitem(source, "sha256", hashlib.sha256(hub.content).hexdigest())
+    hub.lfs = False
+    assert json.loads((fetch.fetch("grass") / "fetched.json").read_text())["verified"] is True
 
 
 @pytest.mark.parametrize(
@@ -265,7 +258,7 @@ def test_the_known_hash_counts_unless_waived(hub, data_root, monkeypatch):
 )
 def test_a_strange_answer_is_an_error(hub, data_root, answer):
     hub.info = answer
-    fails("expected a 40-digit commit")
+    fails("does not tell of XavierJiezou/ktda-datasets .*without a network download")
     assert left(data_root) == set()
 
 
@@ -274,11 +267,12 @@ def test_without_a_network_the_error_comes_at_once_with_the_cure(hub, data_root,
         start = time.monotonic()
         fails(
             rf"{cause}.*without a network download https://huggingface.co/datasets/{REPO}/resolve/main/grass.zip "
-            rf"elsewhere and run `ktda data fetch grass --zip FILE`, or unpack it so that {data_root}/grass/img_dir"
+            "elsewhere and run `ktda data fetch grass --zip FILE`"
         )
         assert time.monotonic() - start < 3
         assert left(data_root) == set()
 
+    monkeypatch.setattr(fetch, "PROBE_SECONDS", 1)
     hub.silent = True
     no_network("cannot be reached")
     with socket.socket() as closed:
@@ -287,10 +281,6 @@ def test_without_a_network_the_error_comes_at_once_with_the_cure(hub, data_root,
         no_network("Connection refused")
     monkeypatch.setenv("HF_ENDPOINT", "http://no-such-host.invalid")
     no_network("cannot be reached")
-    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: time.sleep(4))  # a resolver that hangs
-    no_network("no answer within 2 s")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    fails("HF_HUB_OFFLINE is set; unset it, or without a network")
 
 
 def test_an_archive_that_the_user_brings(hub, tmp_path, data_root):
@@ -298,14 +288,14 @@ def test_an_archive_that_the_user_brings(hub, tmp_path, data_root):
     archive.write_bytes(hub.content)
     root = fetch.fetch("grass", archive=archive)
     record = json.loads((root / "fetched.json").read_text())
-    assert (record["commit"], record["archive"]) == (None, "brought.zip")
+    assert (record["commit"], record["sha256"]) == (None, hashlib.sha256(hub.content).hexdigest())
     assert archive.exists()
     assert not hub.asked
-    fails("no such file", archive=tmp_path / "none.zip", out=data_root / "b")
+    fails("cannot fetch to .*No such file.*none.zip", archive=tmp_path / "none.zip", out=data_root / "b")
     archive.write_bytes(hub.content[:-300])
     fails("damaged, or not a zip archive", archive=archive, out=data_root / "b")
-    assert left(data_root) - {".b.lock"} == {"grass"}
-    with pytest.raises(InputError, match=r"cloud\.zip: SHA-256 is .*\(known\)"):
+    assert left(data_root) == {"grass"}
+    with pytest.raises(InputError, match=r"cloud\.zip: SHA-256 is .*, expected e8ca"):
         fetch.fetch("cloud", archive=archive)
 
 
@@ -320,7 +310,7 @@ def test_a_flipped_bit_inside_the_archive_is_found(hub, tmp_path, data_root):
 @pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "C:\\evil.txt", "..\\evil.txt"])
 def test_names_that_leave_the_folder_are_refused(hub, tmp_path, data_root, files, name):
     (tmp_path / "evil.zip").write_bytes(zipped({**files, name: b"x"}))
-    fails("unsafe name .* nothing was unpacked", archive=tmp_path / "evil.zip")
+    fails("unsafe entry .* nothing was unpacked", archive=tmp_path / "evil.zip")
     assert left(data_root) == set()
     assert not list(tmp_path.rglob("evil.txt"))
 
@@ -332,7 +322,7 @@ def test_links_are_refused(hub, tmp_path, data_root, files):
         link = zipfile.ZipInfo("some_name/img_dir/train/link.png")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, "/etc/passwd")
-    fails("is a link or a device", archive=tmp_path / "link.zip")
+    fails("unsafe entry .*link.png.* nothing was unpacked", archive=tmp_path / "link.zip")
     assert left(data_root) == set()
 
 
@@ -355,14 +345,12 @@ def test_a_specification_in_the_archive_is_kept(hub, tmp_path, data_root, files)
     assert open_data(fetch.fetch("grass", archive=tmp_path / "own.zip")).classes == ("p", "q", "r")
 
 
-def test_an_occupied_place_and_a_full_disk(hub, data_root, monkeypatch):
+def test_an_occupied_place(hub, data_root):
     (data_root / "grass").mkdir(parents=True)
     fetch.fetch("grass")  # an empty folder may be taken
     (data_root / "notes").mkdir()
     (data_root / "notes/thesis.txt").touch()
     fails("notes exists and holds no img_dir; move it away", out=data_root / "notes")
-    monkeypatch.setattr(fetch.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 100}))
-    fails(r"needs .* GB with its content, and 0\.0 GB are free", out=data_root / "full")
     fails("cannot fetch to", out=data_root / "notes/thesis.txt/below")
     with pytest.raises(InputError, match=r"'moon' cannot be fetched; choose one of grass, cloud"):
         fetch.fetch("moon")
@@ -380,10 +368,9 @@ def test_command_line(hub, data_root, tmp_path):
 
     first = run("grass", "--out", tmp_path / "here")
     assert first.exit_code == 0, first.output
-    assert f"grass is complete: 3 train, 2 val tiles in {tmp_path / 'here'}" in first.output
-    assert "920 train, 231 val tiles were expected" in first.output
+    assert f"grass: 3 train, 2 val tiles in {tmp_path / 'here'}" in first.output
     assert f"ktda data check {tmp_path / 'here'}" in first.output
-    assert "is there already" in run("grass", "--out", tmp_path / "here").output
+    assert run("grass", "--out", tmp_path / "here").output == first.output  # there already
     (tmp_path / "brought.zip").write_bytes(hub.content)
     assert run("grass", "--zip", tmp_path / "brought.zip").exit_code == 0
-    assert isinstance(run("cloud", "--timeout", 0.2).exception, InputError)
+    assert isinstance(run("cloud").exception, InputError)

@@ -29,7 +29,6 @@ DEEP: bool = False
 LEVELS: list[int] = [1, 2]
 TAGS: list[str] = []
 LIMIT: int | None = None
-TABLE: dict[str, float] = {"a": -1.0}
 """
 
 
@@ -61,28 +60,30 @@ def output_text(executed: Path) -> str:
 
 def test_declares_names_annotations_and_defaults_in_order():
     found = declared()
-    assert list(found) == ["SEED", "RATE", "NAME", "DEEP", "LEVELS", "TAGS", "LIMIT", "TABLE"]
-    assert found["TABLE"].default == {"a": -1.0}
+    assert list(found) == ["SEED", "RATE", "NAME", "DEEP", "LEVELS", "TAGS", "LIMIT"]
+    assert found["LEVELS"].default == [1, 2]
     assert found["LIMIT"].annotation == "int | None"
 
 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("SEED = 0", "SEED = 0"),
-        ("seed: int = 0", "upper case"),
-        ("import os", "import os"),
-        ("SEED: int", "literal"),
-        ("SEED: int = 1 + max(1, 2)", "expected a literal"),
-        ("SEED: int = 'a'", "annotation is int"),
-        ("SEED: int = True", "annotation is int"),
-        ("SEED: Path = 'a'", "annotation `Path`"),
-        ("SEED: int = 0\nSEED: int = 1", "twice"),
+        ("SEED = 0", "got `SEED = 0`"),
+        ("seed: int = 0", "upper case.*got `seed: int = 0`"),
+        ("import os", "got `import os`"),
+        ("SEED: int", "got `SEED: int`"),
+        ("SEED: int = 1 + max(1, 2)", "a literal of int.*max"),
+        ("SEED: int = 'a'", "a literal of int.*'a'"),
+        ("SEED: int = True", "a literal of int.*True"),
+        ("LEVELS: list[int] = 1", "a literal of int.*list"),
+        ("SEED: Path = 'a'", "got `SEED: Path"),
+        ("TABLE: dict = {}", "got `TABLE: dict"),
+        ("SEED: int = 0\nSEED: int = 1", "each once.*got `SEED: int = 1`"),
         ("SEED: int = (", "not Python"),
     ],
 )
 def test_refuses_parameters_cells_that_papermill_would_get_wrong(source, words):
-    with pytest.raises(InputError, match=words.replace("(", r"\(")) as error:
+    with pytest.raises(InputError, match=words) as error:
         declared(source)
     assert "\n" not in str(error.value)
 
@@ -98,7 +99,7 @@ def test_wants_exactly_one_tagged_code_cell():
     ("values", "words"),
     [
         ({"SED": 1}, "no parameter SED; it has SEED, RATE"),
-        ({"SEED": "1"}, r"'1' \(str\), expected int"),
+        ({"SEED": "1"}, "'1', expected int"),
         ({"SEED": True}, "expected int"),
         ({"SEED": 1.0}, "expected int"),
         ({"RATE": float("nan")}, "expected float"),
@@ -106,7 +107,7 @@ def test_wants_exactly_one_tagged_code_cell():
         ({"NAME": Path("a")}, "expected str"),
         ({"TAGS": "a"}, r"expected list\[str\]"),
         ({"LEVELS": [1, "2"]}, r"expected list\[int\]"),
-        ({"TABLE": {"a": "b"}}, "expected dict"),
+        ({"SEED": None}, "expected int"),
     ],
 )
 def test_values_are_checked_not_converted(values, words):
@@ -115,35 +116,28 @@ def test_values_are_checked_not_converted(values, words):
 
 
 def test_fitting_values_pass():
-    good = {"SEED": 1, "RATE": 1, "NAME": "", "DEEP": True, "LEVELS": [], "LIMIT": 3, "TABLE": {"b": 2}}
+    good = {"SEED": 1, "RATE": 1, "NAME": "", "DEEP": True, "LEVELS": [], "LIMIT": 3}
     check_values(declared(), good, "x.ipynb")
 
 
 def test_text_is_converted_by_the_annotation():
     typed = {
-        "SEED": "-3", "RATE": "1e-3", "NAME": "7", "DEEP": "True", "LEVELS": "[3, 4]", "TAGS": "a=1",
-        "LIMIT": "none", "TABLE": "{b: 2.5}",
+        "SEED": "-3", "RATE": "1e-3", "NAME": "7", "DEEP": "True", "LEVELS": "[3, 4]", "TAGS": "a=1", "LIMIT": "None",
     }  # fmt: skip
     assert values_from_text(declared(), typed.items(), "x.ipynb") == {
-        "SEED": -3, "RATE": 1e-3, "NAME": "7", "DEEP": True, "LEVELS": [3, 4], "TAGS": ["a=1"],
-        "LIMIT": None, "TABLE": {"b": 2.5},
+        "SEED": -3, "RATE": 1e-3, "NAME": "7", "DEEP": True, "LEVELS": [3, 4], "TAGS": ["a=1"], "LIMIT": None,
     }  # fmt: skip
-    repeated = [("TAGS", "a=1"), ("TAGS", "[b=2, c=3]"), ("LIMIT", "5")]
-    assert values_from_text(declared(), repeated, "x.ipynb") == {"TAGS": ["a=1", "b=2", "c=3"], "LIMIT": 5}
+    repeated = [("TAGS", "a=1"), ("TAGS", "['b=2', 'c=3']"), ("TAGS", "d=4,5"), ("LIMIT", "5")]
+    assert values_from_text(declared(), repeated, "x.ipynb") == {"TAGS": ["a=1", "b=2", "c=3", "d=4,5"], "LIMIT": 5}
 
 
 @pytest.mark.parametrize(
-    "pair", [("SEED", "a"), ("SEED", "1.5"), ("DEEP", "yes"), ("LEVELS", "[a"), ("LEVELS", "x"), ("TABLE", "3")]
+    "pair", [("SEED", "a"), ("SEED", "1.5"), ("DEEP", "yes"), ("LEVELS", "[a"), ("LEVELS", "x"), ("LIMIT", "a")]
 )
 def test_text_that_does_not_convert_is_one_line_with_an_example(pair):
     with pytest.raises(InputError, match=f"parameter {pair[0]} is .* as in `-p {pair[0]}") as error:
         values_from_text(declared(), [pair], "x.ipynb")
     assert "\n" not in str(error.value)
-
-
-def test_a_scalar_given_twice_is_refused():
-    with pytest.raises(InputError, match="given twice"):
-        values_from_text(declared(), [("SEED", "1"), ("SEED", "2")], "x.ipynb")
 
 
 # Before the launch
@@ -162,8 +156,8 @@ def test_finds_the_file_as_given_then_under_notebooks(tmp_path, monkeypatch):
 
 def test_without_a_checkout_it_says_that_the_package_has_no_notebooks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(wrapper, "checkout_root", lambda: None)
-    with pytest.raises(InputError, match="not part of the installed package; clone the repository"):
+    monkeypatch.setattr(wrapper, "FOLDERS", (Path("notebooks"), tmp_path / "site-packages" / "notebooks"))
+    with pytest.raises(InputError, match="the installed package comes without; clone the repository"):
         find_notebook("00_quickstart.ipynb")
 
 
@@ -186,7 +180,7 @@ def test_output_never_overwrites_the_source(tmp_path, monkeypatch):
     (tmp_path / "link.ipynb").symlink_to(source)
     (tmp_path / "folder").symlink_to(tmp_path)
     os.link(source, tmp_path / "hard.ipynb")
-    failed = write_notebook(tmp_path / "y.failed.ipynb", "A: int = 0")
+    failed = write_notebook(tmp_path / "y.partial.ipynb", "A: int = 0")
     for given, output in [
         (source, source),
         (source, "x.ipynb"),
@@ -199,7 +193,7 @@ def test_output_never_overwrites_the_source(tmp_path, monkeypatch):
             run_notebook(given, {}, output)
     assert source.read_bytes() == before
     assert not list(tmp_path.glob("*.manifest.json"))
-    for output, words in [("x.html", "must end in .ipynb"), ("d.ipynb", "is a folder")]:
+    for output, words in [("x.html", "must be a file that ends in .ipynb"), ("d.ipynb", "must be a file")]:
         (tmp_path / "d.ipynb").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=words):
             run_notebook(source, {}, output)
@@ -219,8 +213,8 @@ def test_training_overrides_are_validated_before_the_launch(tmp_path):
 
 @pytest.fixture(scope="module")
 def good_run(tmp_path_factory) -> tuple[Path, Path]:
-    """One successful run, with a hostile environment: no home, Agg, braces in the path, a chatty cell."""
-    folder = tmp_path_factory.mktemp("good {run}")
+    """One successful run, with a hostile environment: no home, Agg, a space in the path, a chatty cell."""
+    folder = tmp_path_factory.mktemp("good run")
     source = write_notebook(
         folder / "01_x.ipynb",
         'SEED: int = 0\nTAGS: list[str] = ["a"]',
@@ -230,7 +224,7 @@ def good_run(tmp_path_factory) -> tuple[Path, Path]:
         "import matplotlib.pyplot as plt\nplt.plot([1, 2]);",
     )
     (folder / "out").mkdir()
-    (folder / "out" / "01_x.failed.ipynb").write_text("of an earlier run")
+    (folder / "out" / "01_x.partial.ipynb").write_text("of an earlier run")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", "/nonexistent")
         patch.setenv("MPLBACKEND", "Agg")
@@ -262,8 +256,7 @@ def test_run_leaves_the_copy_and_a_finished_manifest_and_nothing_else(good_run):
     assert manifest["parameters"] == {"SEED": 7, "TAGS": ["a"]}
     assert manifest["error"] is None
     assert manifest["start"] <= manifest["end"]
-    assert manifest["seconds"] > 0
-    assert {"commit", "dirty", "ktda", "source_sha256"} <= manifest.keys()
+    assert {"commit", "dirty", "versions", "source_sha256", "source_hash"} <= manifest.keys()
     noted = nbformat.read(written, as_version=4).metadata.papermill
     assert (noted.input_path, noted.output_path) == ("01_x.ipynb", "01_x.ipynb")
     assert "outputs" not in source.read_text().replace('"outputs": []', "")
@@ -276,22 +269,21 @@ def test_failing_cell_is_shown_and_the_copy_kept_under_a_name_that_says_so(tmp_p
     output.write_text("of an earlier run")
     with pytest.raises(NotebookFailed) as error:
         run_notebook(source, {"A": 1}, output)
-    assert error.value.cell_index == 3  # of the source: the injected cell does not count
-    assert error.value.reason == "KeyError: 'boo'"
-    for words in ("cell 3 of 5", "raise KeyError('boo')\n    f()", "KeyError: 'boo'", "x.failed.ipynb"):
+    assert str(error.value).splitlines()[0] == "KeyError: 'boo'"
+    for words in ("in x.ipynb", "    def f():\n        raise KeyError('boo')\n    f()", "x.partial.ipynb"):
         assert words in str(error.value)
-    assert sorted(p.name for p in output.parent.iterdir()) == ["x.failed.ipynb", "x.manifest.json"]
+    assert sorted(p.name for p in output.parent.iterdir()) == ["x.manifest.json", "x.partial.ipynb"]
     manifest = json.loads(output.with_suffix(".manifest.json").read_text())
-    assert (manifest["status"], manifest["error"]) == ("failed", "KeyError: 'boo'")
+    assert (manifest["status"], manifest["error"]) == ("failed", "NotebookFailed: KeyError: 'boo'")
     assert manifest["end"] is not None
 
 
 @pytest.mark.parametrize(
     ("cell", "reason", "timeout"),
     [
-        ("import os\nos._exit(3)", "kernel died", None),
+        ("import os\nos._exit(3)", "Kernel died", None),
         ("raise SystemExit", "ended the notebook early", None),
-        ("import time\ntime.sleep(60)", "longer than 1 s", 1),
+        ("import time\ntime.sleep(60)", "timed out.*after 1 seconds", 1),
     ],
     ids=["dead", "exit", "timeout"],
 )
@@ -299,8 +291,8 @@ def test_every_other_way_to_fail_is_a_failure_too(tmp_path, cell, reason, timeou
     source = write_notebook(tmp_path / "x.ipynb", "A: int = 0", cell, "print('not reached')")
     with pytest.raises(NotebookFailed, match=reason) as error:
         run_notebook(source, {}, tmp_path / "out.ipynb", timeout=timeout)
-    assert error.value.cell_index == 2
-    assert (tmp_path / "out.failed.ipynb").is_file()
+    assert cell.splitlines()[-1] in str(error.value)
+    assert (tmp_path / "out.partial.ipynb").is_file()
     assert not (tmp_path / "out.ipynb").exists()
 
 
@@ -313,11 +305,11 @@ app.command()(report)
 
 def test_command_converts_runs_and_reports_a_failing_cell_with_exit_1(tmp_path):
     source = write_notebook(tmp_path / "x.ipynb", "A: int = 0\nTAGS: list[str] = []", "assert A != -1, TAGS")
-    arguments = ["-p", "A", "-1", "-p", "TAGS", "k=v", "-p", "TAGS", "-w", "--no-progress"]
+    arguments = ["-p", "A", "-1", "-p", "TAGS", "k=v", "-p", "TAGS", "-w"]
     done = CliRunner().invoke(app, ["notebook", *arguments, str(source), "--out", str(tmp_path / "o.ipynb")])
     assert done.exit_code == 1
-    assert "failed in cell 2" in done.output
-    assert "AssertionError: ['k=v', '-w']" in done.output
+    assert "ktda: AssertionError: ['k=v', '-w']" in done.output
+    assert "    assert A != -1, TAGS" in done.output
     assert "NotebookFailed" not in done.output
 
 
@@ -379,7 +371,7 @@ def test_the_kernel_ends_with_the_wrapper(tmp_path, name):
     _wait(lambda: not _alive(child), 10)
     manifest = json.loads((tmp_path / "out.manifest.json").read_text())
     assert manifest["status"] == "failed"
-    assert (tmp_path / "out.failed.ipynb").is_file()
+    assert (tmp_path / "out.partial.ipynb").is_file()
 
 
 def _wait(condition, seconds: float) -> None:

@@ -117,7 +117,7 @@ def _summary(metrics: dict, run: Path) -> str:
 def main() -> None:
     """Entry point: one line and exit code 2 for a user's mistake."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(prog_name="ktda", standalone_mode=False) or 0)
     except InputError as error:
         # A loader's worker process hands on its whole traceback; the last line of it is the message.
         _fail(str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: "))

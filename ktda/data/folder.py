@@ -1,26 +1,27 @@
 """Data sets in the authors' layout: ``img_dir/<split>/<stem>.png|jpg|tif`` with ``ann_dir/<split>/<stem>.png``.
 
-The layout is that of the data sets published with the paper.
+Images are 8-bit RGB. Masks hold one index per pixel, as grey levels or in palette mode, where the palette is for the
+eye and the index is the label (OpenCV would return the colours). Anything else is refused instead of being converted:
+a conversion that nobody asked for is found weeks later.
 """
 
-import difflib
 import hashlib
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ktda.data import builtin
-from ktda.data.images import map_values, read_image, read_mask, size_text
-from ktda.data.spec import FILE, IGNORE_INDEX, Spec, default_palette, read_spec
+from ktda.data.spec import FILE, default_palette, read_spec
 from ktda.errors import InputError
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-MASK_SUFFIXES = (".png",)
+SUFFIXES = {"img_dir": (".png", ".jpg", ".jpeg", ".tif", ".tiff"), "ann_dir": (".png",)}
 SPLIT_ORDER = ("train", "val", "test")
+MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
 class Pair(NamedTuple):
@@ -50,7 +51,7 @@ class TileSet:
     root: Path
     classes: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    ignore_index: int = IGNORE_INDEX
+    ignore_index: int = 255
     value_map: dict[int, int] | None = None
     scene: str | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
@@ -61,20 +62,20 @@ class TileSet:
 
     def splits(self) -> list[str]:
         """Splits that have images and masks: train, val, test, then others by name."""
-        return [split for split in split_names(self.root) if (self.root / "ann_dir" / split).is_dir()]
+        both = split_folders(self.root, "img_dir") & split_folders(self.root, "ann_dir")
+        return [split for split in SPLIT_ORDER if split in both] + sorted(both.difference(SPLIT_ORDER))
 
     def pairs(self, split: str) -> list[Pair]:
         """The tiles of a split, sorted by stem.
 
         Raises:
-            InputError: No such split, or an image without a mask, a mask without an image, or two of one stem.
+            InputError: No such split, or a stem without exactly one image and one mask.
         """
         if split not in self.splits():
             raise InputError(f"{self.name} has no split {split!r}; it has {', '.join(self.splits()) or 'none'}")
         pairs, problems = pair_up(self.root, split)
         if problems:
-            more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            raise InputError(f"{self.root}: {problems[0]}{more}; `ktda data check {self.root}` lists all")
+            raise InputError(f"{self.root}: {problems[0]}; `ktda data check {self.root}` lists all")
         return pairs
 
     def scene_of(self, stem: str) -> str:
@@ -83,29 +84,29 @@ class TileSet:
             return stem
         match = re.search(self.scene, stem)
         if match is None or match[1] is None:
-            raise InputError(
-                f"{self.name}: the scene pattern {self.scene!r} does not fit the file name {stem!r}; "
-                f"mend `scene` in {self.root / FILE}"
-            )
+            raise InputError(f"{self.root / FILE}: scene {self.scene!r} does not fit the file name {stem!r}; mend it")
         return match[1]
 
     def read(self, pair: Pair) -> tuple[np.ndarray, np.ndarray]:
         """Decode one tile.
 
         Returns:
-            The image (H, W, 3), uint8 RGB, and the mask (H, W) after ``value_map``: uint8, or int64 where values over
-            255 remain.
+            The image (H, W, 3), uint8 RGB, and the mask (H, W), uint8, of class indices and ``ignore_index``.
 
         Raises:
-            InputError: A file cannot be read, is not 8-bit RGB or not an index mask, or the two differ in size.
+            InputError: A file cannot be read, is not 8-bit RGB or not an index mask, the two differ in size, or a
+                label (after ``value_map``) is none of the classes.
         """
-        image, mask = read_image(pair.image), map_values(read_mask(pair.mask), self.value_map)
+        image, mask = read_image(pair.image), read_mask(pair.mask, self.value_map)
         if image.shape[:2] != mask.shape:
-            raise InputError(
-                f"{pair.image}: the image is {size_text(image)} pixels and its mask {size_text(mask)}; "
-                "they must be equal"
-            )
-        return image, mask
+            sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, mask)]
+            raise InputError(f"{pair.image}: the image is {sizes[0]} pixels and its mask {sizes[1]}; make them equal")
+        wrong = np.unique(mask[(mask >= self.num_classes) & (mask != self.ignore_index)])
+        if wrong.size:
+            known = f"a class (0 to {self.num_classes - 1}) nor ignore_index {self.ignore_index}"
+            got = ", ".join(map(str, wrong[:8]))
+            raise InputError(f"{pair.mask}: labels {got} are neither {known}; mend the mask, the classes or value_map")
+        return image, mask.astype(np.uint8)
 
 
 def open_data(data: str | Path) -> TileSet:
@@ -116,86 +117,89 @@ def open_data(data: str | Path) -> TileSet:
             the same name in the working directory; write ``./cloud``, or pass a ``Path``, for the folder.
 
     Returns:
-        The data set. Where the folder has no ``dataset.yaml`` with classes, they are 0 to the largest label found in
-        the masks, and ``notes`` says so. Demo sets are made on first use.
+        The data set. Where there is no ``dataset.yaml`` with classes, they are 0 to the largest label found in the
+        masks, and ``notes`` says so. Demo sets are made on first use.
 
     Raises:
         InputError: Nothing of that name, a folder in another layout, or a bad ``dataset.yaml``.
     """
     if isinstance(data, str) and data in builtin.NAMES:
-        root, spec = builtin.locate(data), builtin.built_in_spec(data)
-        if root is None and data in builtin.DEMOS:
-            root = builtin.make_demo(data, builtin.data_root() / data)
-        if root is None:
-            raise InputError(f"{data} is not on this machine (looked for {builtin.data_root() / data}); "
-                             f"to get it: {builtin.how_to_get(data)}")  # fmt: skip
-        return _open_root(data, find_root(root), spec)
-    folder = Path(data).expanduser()
-    if not _is_folder(folder):
-        near = difflib.get_close_matches(str(data), builtin.NAMES, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        problem = "is neither a folder nor a built-in data set"
-        raise InputError(f"{str(data)!r} {problem}; {hint}built in are {', '.join(builtin.NAMES)} (`ktda data list`)")
-    root = find_root(folder.absolute())
-    return _open_root(folder.resolve().name, root, None)
-
-
-def find_root(folder: Path) -> Path:
-    """The folder that holds ``img_dir``: the given one, or its only subfolder that does (an unpacked archive)."""
-    if (folder / "img_dir").is_dir():
-        root = folder
+        name, spec, folder = data, builtin.built_in_spec(data), builtin.locate(data)
+        if folder is None and data in builtin.DEMOS:
+            folder = builtin.make_demo(data)
+        if folder is None:
+            raise InputError(f"{data} is not in {builtin.data_root()}; to get it: {builtin.how_to_get(data)}")
     else:
-        inner = sorted(path.parent for path in folder.glob("*/img_dir") if path.is_dir())
-        if len(inner) != 1:
-            found = f"{len(inner)} of its subfolders do" if inner else f"it holds {_listing(folder)}"
-            raise InputError(f"{folder} has no img_dir ({found}); expected img_dir/<split>/*.png with "
-                             "ann_dir/<split>/*.png, see data/README.md")  # fmt: skip
-        root = inner[0]
-    if not (root / "ann_dir").is_dir():
-        raise InputError(f"{root} has img_dir and no ann_dir; expected the masks in ann_dir/<split>/<same stem>.png")
-    if not split_names(root):
-        raise InputError(f"{root / 'img_dir'} has no split folders; expected img_dir/train, img_dir/val and so on")
-    return root
+        folder = Path(data).expanduser().absolute()
+        name, spec = folder.resolve().name, {}
+        if not folder.is_dir():
+            names = ", ".join(builtin.NAMES)
+            raise InputError(f"{str(data)!r} is neither a folder nor a built-in data set; built in are {names}")
+
+    # An unpacked archive may hold the root one folder deeper.
+    roots = [folder] if (folder / "img_dir").is_dir() else [path.parent for path in folder.glob("*/img_dir")]
+    if len(roots) != 1 or not (roots[0] / "ann_dir").is_dir():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        raise InputError(f"{folder}: found {found}, expected img_dir/<split>/*.png and ann_dir/<split>/*.png")
+    root, path = roots[0], roots[0] / FILE
+    spec = {key: value for key, value in (read_spec(path) if path.exists() else spec).items() if key != "source"}
+    if "classes" not in spec:
+        largest = _largest_label(root, spec.get("value_map"), spec.get("ignore_index", 255))
+        spec["classes"] = tuple(map(str, range(largest + 1)))
+        spec["notes"] = (f"{path} names no classes: taken as 0 to {largest}, the largest label in the masks",)
+    tile_set = TileSet(name, root, **{"palette": default_palette(len(spec["classes"]))} | spec)
+    classes, colours = tile_set.num_classes, len(tile_set.palette)
+    if colours != classes:
+        raise InputError(f"{path}: palette has {colours} colours for {classes} classes; give one per class")
+    if tile_set.ignore_index < classes:
+        raise InputError(f"{path}: ignore_index {tile_set.ignore_index} is one of the {classes} classes; use 255")
+    return tile_set
 
 
-def split_names(root: Path) -> list[str]:
-    """Names of the folders in ``img_dir``: train, val, test, then others by name."""
-    names = {path.name for path in (root / "img_dir").iterdir() if path.is_dir() and not path.name.startswith(".")}
-    first = [name for name in SPLIT_ORDER if name in names]
-    return first + sorted(names.difference(first))
+def split_folders(root: Path, kind: str) -> set[str]:
+    """Names of the folders in ``img_dir`` or ``ann_dir``."""
+    return {path.name for path in (root / kind).iterdir() if path.is_dir() and not path.name.startswith(".")}
 
 
 def pair_up(root: Path, split: str) -> tuple[list[Pair], list[str]]:
     """Match images and masks of a split by stem.
 
     Returns:
-        The complete pairs sorted by stem, and one sentence per file that has no partner or shares its stem.
+        The complete pairs sorted by stem, and one sentence per stem that has not exactly one image and one mask.
     """
-    images = _by_stem(root / "img_dir" / split, IMAGE_SUFFIXES)
-    masks = _by_stem(root / "ann_dir" / split, MASK_SUFFIXES)
+    found: dict[str, list[Path]] = {}
+    for kind, suffixes in SUFFIXES.items():
+        for path in sorted((root / kind / split).iterdir()):
+            if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
+                found.setdefault(path.stem, []).append(path)
     pairs, problems = [], []
-    for stem in sorted(images.keys() | masks.keys()):
-        found = images.get(stem, []), masks.get(stem, [])
-        for files in found:
-            if len(files) > 1:
-                problems.append(f"{split}: {' and '.join(path.name for path in files)} share a stem")
-        if not found[1]:
-            problems.append(f"img_dir/{split}/{found[0][0].name} has no mask ann_dir/{split}/{stem}.png")
-        elif not found[0]:
-            problems.append(f"ann_dir/{split}/{found[1][0].name} has no image in img_dir/{split}")
+    for stem, paths in sorted(found.items()):
+        if [path.parent.parent.name for path in paths] == list(SUFFIXES):
+            pairs.append(Pair(stem, *paths))
         else:
-            pairs.append(Pair(stem, found[0][0], found[1][0]))
+            names = ", ".join(path.relative_to(root).as_posix() for path in paths)
+            problems.append(f"{stem} of {split} needs one image and one mask, has {names}")
     return pairs, problems
 
 
-def data_hash(tile_set: TileSet) -> str:
-    """SHA-256 over what training can see: class specification, file names and file contents of all pairs.
+def read_image(path: Path) -> np.ndarray:
+    """Decode an 8-bit RGB image to (H, W, 3) uint8; anything else is an ``InputError``."""
+    return _decode(path, ("RGB",), "an 8-bit RGB image; convert it first")
 
-    Independent of where the set lies and of how its ``dataset.yaml`` is laid out.
-    """
-    spec = [tile_set.classes, tile_set.palette, tile_set.ignore_index, tile_set.scene]
-    mapped = sorted((tile_set.value_map or {}).items())
-    total = hashlib.sha256(json.dumps([*spec, mapped]).encode())
+
+def read_mask(path: Path, value_map: dict[int, int] | None = None) -> np.ndarray:
+    """Decode an index mask (grey levels or palette indices) to (H, W) int32; values not in ``value_map`` stay."""
+    mask = _decode(path, MASK_MODES, "one index per pixel; save class indices as a grey or palette PNG")
+    table = np.arange(65536, dtype=np.int32)
+    for old, new in (value_map or {}).items():
+        table[old] = new
+    return table[mask.astype(np.uint16)]
+
+
+def data_hash(tile_set: TileSet) -> str:
+    """SHA-256 over what training can see: the classes, and names below the root and contents of the files of pairs."""
+    spec = [tile_set.classes, tile_set.palette, tile_set.ignore_index, tile_set.value_map, tile_set.scene]
+    total = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
     for split in tile_set.splits():
         for pair in tile_set.pairs(split):
             for path in (pair.image, pair.mask):
@@ -205,65 +209,29 @@ def data_hash(tile_set: TileSet) -> str:
     return total.hexdigest()
 
 
-def _open_root(name: str, root: Path, fallback: Spec | None) -> TileSet:
-    """The folder's own dataset.yaml counts first, then what the package knows of a built-in set, then the masks."""
-    notes = []
-    spec = read_spec(root / FILE) if (root / FILE).exists() else None
-    if spec is None:
-        spec = fallback or Spec()
-    elif fallback is not None and spec.classes is None:
-        given = {key: value for key, value in vars(spec).items() if value is not None}
-        spec = replace(fallback, **given)
-    classes = spec.classes
-    if classes is None:
-        classes, notes = _scan_classes(root, spec)
-    palette = spec.palette or default_palette(len(classes))
-    if len(palette) != len(classes):
-        raise InputError(
-            f"{root / FILE}: palette has {len(palette)} colours for {len(classes)} classes; give one colour per class"
-        )
-    if spec.ignore_index < len(classes):
-        raise InputError(f"{root / FILE}: ignore_index {spec.ignore_index} is one of the labels 0 to "
-                         f"{len(classes) - 1} found in the masks; name the classes")  # fmt: skip
-    return TileSet(name, root, classes, palette, spec.ignore_index, spec.value_map, spec.scene, tuple(notes))
-
-
-def _is_folder(path: Path) -> bool:
+def _decode(path: Path, modes: tuple[str, ...], expected: str) -> np.ndarray:
     try:
-        return path.is_dir()
-    except OSError:  # a name too long for the file system, no permission
-        return False
+        with Image.open(path) as image:
+            # Pillow would cut 16-bit RGB to 8 bits.
+            deep = image.mode == "RGB" and any(";16" in str(tile[3]) for tile in image.tile)
+            mode, pixels = "RGB with 16 bits" if deep else image.mode, np.array(image)
+    except Exception as error:  # on damaged files Pillow raises whatever its parsers raise
+        raise InputError(f"{path}: cannot be read as an image ({' '.join(str(error).split())})") from error
+    if mode not in modes:
+        raise InputError(f"{path}: is of mode {mode}, expected {expected}")
+    return pixels
 
 
-def _scan_classes(root: Path, spec: Spec) -> tuple[tuple[str, ...], list[str]]:
-    largest, unreadable = -1, 0
-    for split in split_names(root):
-        for pair in pair_up(root, split)[0]:
-            try:
-                values = np.unique(map_values(read_mask(pair.mask), spec.value_map)).astype(np.int64)
-            except InputError:
-                unreadable += 1
-                continue
-            largest = max(largest, int(values[values != spec.ignore_index].max(initial=-1)))
+def _largest_label(root: Path, value_map: dict[int, int] | None, ignore_index: int) -> int:
+    """The largest label in the masks that can be read (`ktda data check` reports the others)."""
+    largest = -1
+    for path in (root / "ann_dir").glob("*/*.png"):
+        try:
+            mask = read_mask(path, value_map)
+        except InputError:
+            continue
+        largest = max(largest, int(mask[mask != ignore_index].max(initial=-1)))
     if not 1 <= largest < 255:
-        found = "no mask could be read" if largest < 0 else f"the largest label in the masks is {largest}"
-        raise InputError(f"{root}: {found}, so the classes cannot be found by looking; name them in {root / FILE} "
-                         "(classes, and a value_map where mask values are not 0, 1, 2, ...)")  # fmt: skip
-    notes = [f"{root / FILE} names no classes: taken as 0 to {largest}, the largest label in the masks"]
-    if unreadable:
-        notes.append(f"{unreadable} masks could not be read while looking for labels")
-    return tuple(str(index) for index in range(largest + 1)), notes
-
-
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-                found.setdefault(path.stem, []).append(path)
-    return found
-
-
-def _listing(folder: Path) -> str:
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "") if names else "nothing"
+        found = largest if largest >= 0 else "none"
+        raise InputError(f"{root}: the largest label in the masks is {found}; name classes and value_map in {FILE}")
+    return largest

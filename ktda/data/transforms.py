@@ -1,8 +1,8 @@
 """Augmentation of an image and its mask together, every draw from one given generator.
 
-Flips, right-angle rotations and crops come from ``torchvision.transforms.v2.functional``. The photometric distortion
-is the one that the authors train with, which is not torchvision's ``RandomPhotometricDistort``: additive brightness,
-contrast without a mean, saturation and hue on HSV bytes with a hue of 0 to 179, bytes after every step.
+Flips and crops come from ``torchvision.transforms.v2.functional``. The photometric distortion is the one that the
+authors train with, which is not torchvision's ``RandomPhotometricDistort``: additive brightness, contrast without a
+mean, saturation and hue on HSV bytes with a hue of 0 to 179, bytes after every step.
 """
 
 from dataclasses import dataclass
@@ -12,18 +12,13 @@ from torchvision.transforms.v2 import functional as v2
 
 from ktda.errors import InputError
 
-BRIGHTNESS = 32.0  # of 255, added
-FACTOR = (0.5, 1.5)  # of contrast and of saturation, multiplied
-HUE = (-18, 17)  # of 180, both included
-HSV_SHIFT = 12  # fractional bits of the fixed-point division below
-
 
 @dataclass(frozen=True)
 class Augment:
-    """Random changes of one tile.
+    """Random changes of one tile; the defaults are the authors' without their photometric distortion.
 
     The geometry is drawn before the colours, and always in full: switching one part on or off leaves the draws of the
-    others as they were. The defaults are the authors' without their photometric distortion.
+    others as they were.
 
     Attributes:
         hflip: Probability of a flip from left to right.
@@ -39,99 +34,58 @@ class Augment:
     crop: int | None = None
     photometric: bool = False
 
-    def __post_init__(self) -> None:
-        for name in ("hflip", "vflip"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"{name} must be a probability from 0 to 1, got {getattr(self, name)}")
-        if self.crop is not None and self.crop < 1:
-            raise InputError(f"crop must be a side of at least 1 pixel, got {self.crop}")
-
     def __call__(
         self, image: torch.Tensor, mask: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Change one tile; the inputs are left as they are.
-
-        Args:
-            image: (3, H, W) uint8 RGB.
-            mask: (H, W) of any integer type.
-            generator: Source of all draws.
-
-        Returns:
-            Image and mask of the same types, (3, crop, crop) and (crop, crop) where ``crop`` is given.
+        """Image (3, H, W) uint8 RGB and mask (H, W), changed; the inputs are left as they are.
 
         Raises:
             InputError: The crop is larger than the tile.
         """
         top, left, flip_x, flip_y, turn = torch.rand(5, generator=generator).tolist()
+        height, width = mask.shape
         if self.crop is not None:
-            image, mask = self._crop(image, mask, top, left)
+            if self.crop > min(height, width):
+                raise InputError(f"crop {self.crop} does not fit into a tile of {width}x{height} pixels; lower it")
+            box = int(top * (height - self.crop + 1)), int(left * (width - self.crop + 1)), self.crop, self.crop
+            image, mask = v2.crop(image, *box), v2.crop(mask, *box)
         if flip_x < self.hflip:
             image, mask = v2.horizontal_flip(image), v2.horizontal_flip(mask)
         if flip_y < self.vflip:
             image, mask = v2.vertical_flip(image), v2.vertical_flip(mask)
         if self.rot90:
-            height, width = mask.shape
-            quarters = int(turn * 4) if height == width else 2 * int(turn * 2)
+            quarters = int(turn * 4) if mask.shape[0] == mask.shape[1] else 2 * int(turn * 2)
             # exact, where v2.rotate goes through an affine grid
             image, mask = torch.rot90(image, quarters, (-2, -1)), torch.rot90(mask, quarters, (-2, -1))
         if self.photometric:
             image = photometric_distortion(image, generator)
         return image, mask
 
-    def _crop(
-        self, image: torch.Tensor, mask: torch.Tensor, top: float, left: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        height, width = mask.shape
-        if self.crop > height or self.crop > width:
-            raise InputError(
-                f"crop {self.crop} is larger than the tile of {width}x{height} pixels; choose {min(height, width)} "
-                "or less"
-            )
-        y, x = int(top * (height - self.crop + 1)), int(left * (width - self.crop + 1))
-        return v2.crop(image, y, x, self.crop, self.crop), v2.crop(mask, y, x, self.crop, self.crop)
-
 
 def photometric_distortion(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """The authors' photometric distortion.
+    """The authors' photometric distortion of an image (3, H, W) uint8 RGB; always nine draws.
 
     Four parts, each with probability 1/2: add U(-32, 32); multiply by U(0.5, 1.5), with probability 1/2 before the
     colour parts and otherwise after them; multiply the saturation by U(0.5, 1.5); add an integer from -18 to 17 to
     the hue of 0 to 179. Every part clips to [0, 255] and rounds to bytes. No permutation of the channels.
-
-    Args:
-        image: (3, H, W) uint8 RGB.
-        generator: Source of all draws; always nine of them.
-
-    Returns:
-        (3, H, W) uint8 RGB.
     """
     draws = torch.rand(9, generator=generator).tolist()
     on_brightness, on_contrast, contrast_first, on_saturation, on_hue = (draw < 0.5 for draw in draws[:5])
-    delta = BRIGHTNESS * (2 * draws[5] - 1)
-    contrast, saturation = (FACTOR[0] + (FACTOR[1] - FACTOR[0]) * draw for draw in draws[6:8])
-    hue = HUE[0] + int(draws[8] * (HUE[1] - HUE[0] + 1))
-
+    delta, contrast, saturation, hue = 64 * draws[5] - 32, 0.5 + draws[6], 0.5 + draws[7], int(36 * draws[8]) - 18
     if on_brightness:
         image = to_bytes(image.float() + delta)
     if on_contrast and contrast_first:
         image = to_bytes(image.float() * contrast)
-    if on_saturation or on_hue:
-        image = shift_colour(image, saturation if on_saturation else None, hue if on_hue else None)
+    image = shift_colour(image, saturation if on_saturation else None, hue if on_hue else None)
     if on_contrast and not contrast_first:
         image = to_bytes(image.float() * contrast)
     return image
 
 
 def shift_colour(image: torch.Tensor, saturation: float | None, hue: int | None) -> torch.Tensor:
-    """Multiply the saturation, then turn the hue, going through HSV bytes and back for each, as the authors do.
+    """Multiply the saturation, then add to the hue (steps of 2 degrees), through HSV bytes and back for each.
 
-    Args:
-        image: (3, H, W) uint8 RGB.
-        saturation: Factor, or None.
-        hue: Steps of 2 degrees, or None.
-
-    Returns:
-        (3, H, W) uint8 RGB.
+    Image (3, H, W) uint8 RGB; None leaves a part out.
     """
     if saturation is not None:
         h, s, v = rgb_to_hsv(image)
@@ -150,16 +104,17 @@ def to_bytes(values: torch.Tensor) -> torch.Tensor:
 def rgb_to_hsv(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """RGB bytes to hue (0 to 179, steps of 2 degrees), saturation and value (0 to 255), each (H, W) uint8.
 
-    The 8-bit conversion of OpenCV, in its fixed-point arithmetic: with m = max and d = max - min of the channels,
-    V = m, S = 255 d / m, and H = 30 (G-B)/d, 60 + 30 (B-R)/d or 120 + 30 (R-G)/d where R, G or B is the maximum.
+    The 8-bit conversion of OpenCV, in fixed point with 12 fractional bits: with m = max and d = max - min of the
+    channels, V = m, S = 255 d / m, and H = 30 (G-B)/d, 60 + 30 (B-R)/d or 120 + 30 (R-G)/d where m is R, G or B.
     """
     r, g, b = image.to(torch.int32)
     v, low = torch.maximum(torch.maximum(r, g), b), torch.minimum(torch.minimum(r, g), b)
     d = v - low
-    s = d * _reciprocals(255)[v]
-    h = torch.where(v == r, g - b, torch.where(v == g, b - r + 2 * d, r - g + 4 * d)) * _reciprocals(30)[d]
-    half = 1 << (HSV_SHIFT - 1)
-    s, h = (s + half) >> HSV_SHIFT, (h + half) >> HSV_SHIFT
+    # tables instead of a division per pixel; where v or d is 0, so is its factor
+    inverse = 4096 / torch.arange(256, dtype=torch.float64).clamp_(min=1)
+    s = d * (255 * inverse).round_().int()[v]
+    h = torch.where(v == r, g - b, torch.where(v == g, b - r + 2 * d, r - g + 4 * d)) * (30 * inverse).round_().int()[d]
+    s, h = (s + 2048) >> 12, (h + 2048) >> 12
     return torch.where(h < 0, h + 180, h).to(torch.uint8), s.to(torch.uint8), v.to(torch.uint8)
 
 
@@ -172,10 +127,3 @@ def hsv_to_rgb(h: torch.Tensor, s: torch.Tensor, v: torch.Tensor) -> torch.Tenso
     k = (h.float() / 30 + offset).remainder_(6)  # (3, H, W)
     weight = torch.minimum(k, 4 - k).clamp_(0, 1)
     return to_bytes(v.float() * (1 - s.float() / 255 * weight))
-
-
-def _reciprocals(numerator: int) -> torch.Tensor:
-    """numerator / i for i from 0 to 255 in fixed point, and 0 for i = 0: a table instead of a division per pixel."""
-    table = torch.arange(256, dtype=torch.float64)
-    table[1:] = (numerator << HSV_SHIFT) / table[1:]
-    return table.round_().to(torch.int32)

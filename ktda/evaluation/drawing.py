@@ -1,10 +1,10 @@
 """What the figures are made of: sizes, fonts and colours, galleries of tiles, bars per class.
 
 Class colours come from the data set's palette; everything else is from Okabe and Ito's colours, which are told apart
-with every common form of colour blindness. Needs the extra ``notebooks``; only `figures` and `diagram` import this.
+with every common form of colour blindness. Needs the extra ``notebooks``; only `figures` imports this.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 import matplotlib as mpl
@@ -74,7 +74,7 @@ def pca_rgb(maps: Tensor) -> NDArray:
     return np.clip((values - low) / np.maximum(high - low, 1e-12), 0, 1).reshape(n, h, w, 3)
 
 
-def count_pixels(masks: Sequence[Tensor], num_classes: int) -> NDArray:
+def count_pixels(masks: Iterable[Tensor | NDArray], num_classes: int) -> NDArray:
     """Pixels per class (K,) over masks (H, W); other values are left out."""
     total = np.zeros(num_classes, dtype=np.int64)
     for mask in masks:
@@ -127,6 +127,11 @@ def gallery(
     if patches:
         figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)))
     return titled(figure, title)
+
+
+def percent(values: Sequence[float | None]) -> NDArray:
+    """Scores in [0, 1] as percent, None as NaN."""
+    return np.array([np.nan if v is None else 100 * v for v in values])
 
 
 def panel_row(count: int, classes: int) -> tuple[Figure, Sequence[Axes]]:

@@ -5,7 +5,7 @@ Needs the extra ``notebooks``; no other module imports this one.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -36,6 +36,7 @@ from ktda.evaluation.drawing import (
     gallery,
     panel_row,
     pca_rgb,
+    percent,
     rgb,
     styled,
     tile_notes,
@@ -112,7 +113,9 @@ def feature_maps(
 
 
 @styled
-def class_shares(source: CheckResult | Mapping[str, Sequence[Tensor]], tile_set: TileSet, title: str = "") -> Figure:
+def class_shares(
+    source: CheckResult | Mapping[str, Iterable[Tensor | NDArray]], tile_set: TileSet, title: str = ""
+) -> Figure:
     """Share of each class in the labelled pixels, one panel per group of tiles.
 
     Args:
@@ -131,21 +134,16 @@ def class_shares(source: CheckResult | Mapping[str, Sequence[Tensor]], tile_set:
 
 
 @styled
-def per_class_bars(
-    metrics: Mapping, tile_set: TileSet, intervals: Mapping[str, NDArray] | None = None, title: str = ""
-) -> Figure:
-    """IoU, F1, precision and recall per class, in percent, with the means as vertical lines.
+def per_class_bars(metrics: Mapping, tile_set: TileSet, title: str = "") -> Figure:
+    """IoU, F1, precision and recall per class, in percent, with the means of IoU and F1 as vertical lines.
 
     Args:
         metrics: As `ktda.evaluation.metrics.scores` gives them; None is drawn as "undefined".
         tile_set: Gives class names and colours.
-        intervals: (K, 2) lower and upper ends, in [0, 1], by score; drawn as whiskers.
     """
     figure, axes_row = panel_row(len(SCORES), tile_set.num_classes)
     for axes, (key, name) in zip(axes_row, SCORES.items(), strict=True):
-        values = np.array([np.nan if v is None else 100 * v for v in metrics[key]])
-        ends = None if intervals is None or key not in intervals else 100 * np.asarray(intervals[key])
-        class_bars(axes, values, tile_set, ends)
+        class_bars(axes, percent(metrics[key]), tile_set)
         axes.set(title=name, xlabel=f"{name} (%)")
     for axes, key, style in (
         (axes_row[0], "miou", "--"),
@@ -156,6 +154,24 @@ def per_class_bars(
             label = "mean" if style == "--" else "mean, undefined dropped"
             axes.axvline(100 * metrics[key], color="0.2", linestyle=style, linewidth=1.4, label=label)
     figure.legend(*axes_row[1].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return titled(figure, title)
+
+
+@styled
+def score_intervals(
+    iou: Sequence[float | None], intervals: Mapping[str, NDArray], tile_set: TileSet, title: str = ""
+) -> Figure:
+    """IoU per class with its interval, a panel per way of taking the interval.
+
+    Args:
+        iou: (K,) in [0, 1], None where undefined.
+        intervals: (K, 2) lower and upper ends in [0, 1], by the panel's name.
+        tile_set: Gives class names and colours.
+    """
+    figure, axes_row = panel_row(len(intervals), tile_set.num_classes)
+    for axes, (name, ends) in zip(axes_row, intervals.items(), strict=True):
+        class_bars(axes, percent(iou), tile_set, 100 * np.asarray(ends))
+        axes.set(title=name, xlabel="IoU (%)")
     return titled(figure, title)
 
 
@@ -211,9 +227,9 @@ def confusion_figure(matrix: NDArray | Tensor | Sequence, classes: Sequence[str]
     names = ("where the labelled pixels went\n% of each row", "what the predicted pixels are\n% of each column")
     for axes, axis, name in zip(panels, (1, 0), names, strict=True):
         total = counts.sum(axis, keepdims=True)
-        percent = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-        image = axes.imshow(percent, cmap="cividis", vmin=0, vmax=100)
-        for (row, column), value in np.ndenumerate(percent):
+        shares = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+        image = axes.imshow(shares, cmap="cividis", vmin=0, vmax=100)
+        for (row, column), value in np.ndenumerate(shares):
             text = "–" if np.isnan(value) else f"{value:.1f}"
             colour = "0.2" if np.isnan(value) else "white" if value < 55 else "black"
             axes.text(column, row, text, ha="center", va="center", color=colour)
@@ -244,7 +260,7 @@ def save_figure(figure: Figure, out: Path, name: str, caption: str, title: str =
     if not caption.strip():
         raise ValueError(f"figure {name} has no caption; say in a sentence what is seen")
     out = Path(out)
-    if Path(name).name != name or name.endswith(".png"):
+    if not name or Path(name).name != name or name.endswith(".png"):
         raise ValueError(f"figure name {name!r}; expected a file stem such as tile_gallery")
     out.mkdir(parents=True, exist_ok=True)
     path, partial, sidecar = out / f"{name}.png", out / f".{name}.{os.getpid()}.png", out / "figures.json"

@@ -5,6 +5,7 @@ in seconds: one line that names the file to fetch elsewhere and where to put it.
 """
 
 import hashlib
+import http.client
 import json
 import os
 import threading
@@ -94,11 +95,10 @@ def _answers(endpoint: str) -> bool:
         try:
             urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
         except urllib.error.HTTPError:
-            answered.set()
-        except OSError:
             pass
-        else:
-            answered.set()
+        except (OSError, http.client.HTTPException, ValueError):
+            return
+        answered.set()
 
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()

@@ -109,7 +109,7 @@ def make_world(
         out: root to write; must not exist or be empty.
         world: ``target`` or ``source``.
         tiles: number of training tiles, at least 2.
-        size: side of a tile in pixels, 32 to 1024.
+        size: side of a tile in pixels, 32 to 512; what the pixels show stays as large.
         seed: of the world.
 
     Returns:
@@ -121,8 +121,8 @@ def make_world(
     _check(name, world)
     if tiles < 2:
         raise InputError(f"got tiles={tiles}, expected at least 2")
-    if not 32 <= size <= 1024:
-        raise InputError(f"got size={size}, expected a tile side of 32 to 1024 pixels")
+    if not 32 <= size <= 512:
+        raise InputError(f"got size={size}, expected a tile side of 32 to 512 pixels")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists and is not empty: choose another --out or remove it")
@@ -139,7 +139,7 @@ def make_world(
                 ordinals = range(scene, count, scenes)
                 jobs.append((name, world, seed, FIRST_SCENE[split] + scene, size, split, ordinals, beside))
         # Threads are enough: numpy and the png encoder let go of the interpreter while they work.
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
             for _ in pool.map(_write_scene, jobs):
                 pass
         spec = {

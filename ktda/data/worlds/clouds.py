@@ -16,7 +16,7 @@ CLASSES = ("Clear", "Cloud Shadow", "Thin Cloud", "Cloud")
 PALETTE = ((79, 253, 199), (221, 53, 223), (251, 255, 41), (77, 2, 115))
 KIND_SHARES = (0.28, 0.18, 0.16, 0.14, 0.12, 0.12)  # of the grounds, in the order of KINDS
 REGIMES = ("cumulus", "popcorn", "stratus", "cirrus", "fair")
-REGIME_SHARES = (0.40, 0.13, 0.25, 0.16, 0.06)
+REGIME_SHARES = (0.38, 0.13, 0.28, 0.14, 0.07)
 THIN, THICK, SHADOW = 0.45, 3.0, 0.9  # optical depths
 MARGIN = 44  # pixels around the scene from which shadows may fall in
 
@@ -37,7 +37,7 @@ def optical_depth(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Arr
     cover = rng.uniform(least, most)
     edge = np.quantile(field[::4, ::4], 1 - min(cover, 1.0)) - 1.5 * max(0.0, cover - 1.0)
     low = steep * np.maximum(field - edge, 0.0) ** 1.4
-    if regime != "cirrus" and rng.uniform() > 0.3:
+    if regime != "cirrus" and rng.uniform() > 0.22:
         return low, np.zeros(shape)
     veil = streaks(rng, shape, 32, rng.uniform(3, 7), rng.uniform(0, np.pi), 0.58, bend=14)
     veil += 1.2 * fractal(rng, shape, 128, 0.5, fine=4)
@@ -66,7 +66,7 @@ def render(
     ground = make_ground(terrain, terrain.choice(KINDS, p=KIND_SHARES), (size, size))
     low, high = optical_depth(weather, (size + 2 * MARGIN,) * 2)
     # A cloud's shadow lies away from the sun; so a spot looks for its shade toward the sun.
-    reach = min(MARGIN - 2.0, weather.uniform(6, 24) / np.tan(np.deg2rad(conditions.sun_elevation)))
+    reach = min(MARGIN - 2.0, weather.uniform(6, 22) / np.tan(np.deg2rad(conditions.sun_elevation)))
     y, x = (round(MARGIN + reach * part) for part in conditions.toward_sun)
     cast = low[y : y + size, x : x + size]
     relief = conditions.shade(5.0 * np.log1p(blur(low, 1.2)), diffuse=0.6)
@@ -83,5 +83,5 @@ def render(
     albedo = 0.13 * depth / (1.0 + 0.13 * depth)
     top = 0.95 * albedo * np.clip(relief[inner], 0.5, 1.4)
     light = light * (1.0 - albedo) ** 2 + top * spectrum(0.97, 0.98, 1.0)
-    haze = 0.4 + 1.2 * smoothstep(-2.0, 2.0, fractal(sensor, (size, size), 128, 0.4, fine=16))
+    haze = 0.7 + 0.6 * smoothstep(-2.0, 2.0, fractal(sensor, (size, size), 128, 0.4, fine=16))
     return expose(sensor, light, haze, conditions, white=0.9), mask

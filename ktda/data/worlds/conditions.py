@@ -74,9 +74,7 @@ def draw_conditions(rng: np.random.Generator, world: str) -> Conditions:
     return Conditions(**drawn, psf=float(rng.uniform(0.45, 0.9)), noise=float(rng.uniform(1.0, 3.0)))
 
 
-def expose(
-    rng: np.random.Generator, light: Array, thickness: Array, conditions: Conditions, white: float
-) -> Array:
+def expose(rng: np.random.Generator, light: Array, thickness: Array, conditions: Conditions, white: float) -> Array:
     """Haze, optics and sensor: the light that leaves the ground becomes an image.
 
     Args:
@@ -93,7 +91,7 @@ def expose(
     clear = np.exp(-conditions.haze * spectrum(0.7, 0.95, 1.3) * thickness.astype(np.float32))
     airlight = spectrum(0.33, 0.36, 0.42)
     light = blur(airlight + (light.astype(np.float32) - airlight) * clear, conditions.psf)
-    warmth, tint = 0.14 * conditions.warmth, 0.07 * conditions.tint
+    warmth, tint = 0.18 * conditions.warmth, 0.09 * conditions.tint
     gain = conditions.exposure / white * np.exp(spectrum(warmth - tint, tint, -warmth - tint))
     grey = 255.0 * np.clip(gain * light, 0.0, 1.0) ** conditions.gamma
     grey += conditions.noise * rng.standard_normal(grey.shape, np.float32)

@@ -114,11 +114,13 @@ def blur(field: Array, sigma: float) -> Array:
     padded = np.pad(field, [*sides, (radius, radius), (0, 0)], mode="edge")
     field = kernel[0] * field
     for k in range(1, radius + 1):
-        field += kernel[k] * (padded[..., radius - k :, :][..., :height, :] + padded[..., radius + k :, :][..., :height, :])
+        above, below = (padded[..., radius + step : radius + step + height, :] for step in (-k, k))
+        field += kernel[k] * (above + below)
     padded = np.pad(field, [*sides, (0, 0), (radius, radius)], mode="edge")
     field *= kernel[0]
     for k in range(1, radius + 1):
-        field += kernel[k] * (padded[..., radius - k :][..., :width] + padded[..., radius + k :][..., :width])
+        left, right = (padded[..., radius + step : radius + step + width] for step in (-k, k))
+        field += kernel[k] * (left + right)
     return field
 
 

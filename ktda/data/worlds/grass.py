@@ -17,15 +17,15 @@ PALETTE = ((185, 101, 71), (248, 202, 155), (211, 232, 158), (138, 191, 104), (9
 GREEN, STRAW = spectrum(0.045, 0.085, 0.038), spectrum(0.170, 0.155, 0.082)
 LEVELS = (0.2, 0.4, 0.6, 0.8)  # green cover between two classes
 # Growth, a sum of causes, at which the cover is 0, LEVELS and 1: chosen for the class shares of the real set.
-GROWTH = (-2.6, -1.02, -0.43, -0.13, 0.04, 1.1)
+GROWTH = (-2.6, -1.13, -0.52, -0.18, -0.08, 0.9)
 
 
 def growth(rng: np.random.Generator, shape: tuple[int, int]) -> tuple[Array, Array, Array, Array]:
     """Where grass grows: growth (any sign), height in pixels, bare ground and water (0 to 1), all (H, W)."""
     base = fractal(rng, shape, 128, 0.5, fine=4)
     ridge = np.abs(fractal(rng, shape, 64, 0.48, fine=4))
-    height = rng.uniform(0.5, 2.5) * (0.8 * base + 1.2 * ridge)
-    moisture = -0.7 * base - 0.9 * (ridge - 0.8) + 0.6 * fractal(rng, shape, 64, 0.6, fine=2)
+    height = rng.uniform(0.3, 1.8) * (0.8 * base + 1.2 * ridge)
+    moisture = -0.7 * base - 0.9 * (ridge - 0.8) + 0.8 * fractal(rng, shape, 64, 0.5, fine=4)
     graze, fence = parcels(rng, shape, rng.uniform(60, 130), rng.uniform(0, np.pi))
     total = 0.6 * moisture + rng.uniform(0.3, 1.1) * (graze - 0.5) * 2.0 + rng.uniform(-0.9, 0.9)
     gullies = smoothstep(0.16, 0.02, ridge) * smoothstep(-0.2, 0.6, fractal(rng, shape, 64, 0.5, fine=8))
@@ -60,13 +60,13 @@ def render(
     shape = (size, size)
     total, height, bare, water = growth(terrain, shape)
     patches, grain = fractal(terrain, shape, 64, 0.65), fractal(terrain, shape, 8, 0.85)
-    soil = draw_soil(terrain, shape, patches) * (1.0 + 0.04 * grain)
+    soil = draw_soil(terrain, shape, patches, variety=0.25) * (1.2 + 0.04 * grain)
     cover = np.interp(total, GROWTH, (0.0, *LEVELS, 1.0)) * (1.0 - bare)
-    mask = np.where(water > 0.5, 0, np.digitize(blur(cover, 2.0), LEVELS)).astype(np.uint8)
+    mask = np.where(water > 0.5, 0, np.digitize(blur(cover, 1.5), LEVELS)).astype(np.uint8)
 
-    seen = np.clip(cover + 0.08 * fractal(terrain, shape, 16, 0.8) * (1.0 - bare), 0.0, 1.0)
-    dry = np.clip(0.8 * conditions.season + 0.08 * fractal(terrain, shape, 64, 0.6, fine=2), 0.0, 1.0)
+    seen = np.clip(cover + 0.06 * fractal(terrain, shape, 16, 0.8) * (1.0 - bare), 0.0, 1.0)
+    dry = np.clip(0.55 * conditions.season + 0.05 * fractal(terrain, shape, 64, 0.6, fine=2), 0.0, 1.0)
     light = mix(soil, mix(GREEN, STRAW, dry), 0.95 * seen) * conditions.shade(height + 0.1 * grain).astype(np.float32)
     light = mix(light, WATER, water)
-    haze = 0.2 + 0.6 * smoothstep(-2.0, 2.0, fractal(sensor, shape, 128, 0.4, fine=16))
-    return expose(sensor, light, haze, conditions, white=0.4), mask
+    haze = 0.4 + 0.3 * smoothstep(-2.0, 2.0, fractal(sensor, shape, 128, 0.4, fine=16))
+    return expose(sensor, light, haze, conditions, white=0.5), mask

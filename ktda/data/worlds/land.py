@@ -44,12 +44,15 @@ class Ground:
     silt: float  # what the water carries
 
 
-def draw_soil(rng: np.random.Generator, shape: tuple[int, int], patches: Array) -> Array:
-    """Soil reflectance (3, H, W): two soils of a region, mixed by `patches` (H, W), standard normal."""
+def draw_soil(rng: np.random.Generator, shape: tuple[int, int], patches: Array, variety: float = 0.4) -> Array:
+    """Soil reflectance (3, H, W): two soils of a region, mixed by `patches` (H, W), standard normal.
+
+    `variety` is the share of the second soil where it is most.
+    """
     first, second = (SOILS[i] for i in rng.choice(len(SOILS), 2, replace=False))
     first = first * rng.uniform(0.75, 1.25)
-    second = 0.45 * first + 0.55 * second
-    return mix(first, second, smoothstep(-0.8, 0.8, patches)) * (1.0 + 0.06 * fractal(rng, shape, 16, 0.8))
+    second = first + variety * (second - first)
+    return mix(first, second, smoothstep(-0.8, 0.8, patches)) * (1.0 + 0.15 * variety * fractal(rng, shape, 16, 0.8))
 
 
 def parcels(rng: np.random.Generator, shape: tuple[int, int], length: float, angle: float) -> tuple[Array, Array]:

@@ -1,0 +1,192 @@
+"""Settings: presets, overrides as values and as text, and every refusal."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from ktda.build import build, describe, make_teacher
+from ktda.config import PRESETS, Config, make_config
+from ktda.errors import InputError
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_makes_plain_values(preset: str) -> None:
+    config = make_config(preset)
+    values = json.loads(json.dumps(config.as_dict()))
+    assert make_config(preset, values) == config
+    assert values.keys() == {field.name for field in dataclasses.fields(Config)}
+
+
+@pytest.mark.parametrize("preset", ["smoke", "demo"])
+def test_small_presets_build_a_model_for_a_tile_of_their_crop(preset: str) -> None:
+    config = make_config(preset)
+    model = build(describe(config, 5, make_teacher(config))).eval()
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, config.crop, config.crop)).shape == (1, 5, config.crop, config.crop)
+
+
+def test_paper_preset_builds_the_published_sizes() -> None:
+    class Stub:
+        dim, patch = 768, 14
+
+    with torch.device("meta"):  # sizes without memory
+        model = build(describe(make_config("paper"), 5, Stub()))
+    millions = {name: sum(p.numel() for p in part.parameters()) / 1e6 for name, part in model.named_children()}
+    expected = {"student": 87.6, "fam": 1.5, "neck": 23.6, "fmm": 113.4, "decode_head": 32.3, "auxiliary_head": 1.8}
+    assert {name: round(value, 1) for name, value in millions.items()} == expected
+
+
+def test_paper_preset_is_the_published_protocol() -> None:
+    grass = make_config("paper", data="grass")
+    published = {
+        "steps": 23_000,
+        "batch_size": 4,
+        "learning_rate": 6e-4,
+        "weight_decay": 0.01,
+        "warmup_steps": 1_150,
+        "warmup_start": 1e-3,
+        "poly_power": 0.9,
+        "poly_begin": 1_150,
+        "student_drop_path": 0.4,
+        "student_norm": True,
+        "alpha": 0.5,
+        "temperature": 1.0,
+        "kl_axis": "width",
+        "reduction": "authors",
+        "ce_average": "authors",
+        "student_passes": 2,
+        "neck_scales": (4.0, 2.0, 1.0, 0.5),
+        "fmm": "vit",
+        "fmm_depth": 4,
+        "fmm_heads": 8,
+        "decoder_channels": 512,
+        "auxiliary_channels": 256,
+        "auxiliary_weight": 0.4,
+        "dropout": 0.1,
+        "hflip": 0.5,
+        "vflip": 0.0,
+        "rot90": False,
+        "photometric": True,
+        "crop": 0,
+        "precision": "fp32",
+        "protocol": "paper",
+        "standardise": False,
+    }
+    assert {key: getattr(grass, key) for key in published} == published
+
+
+@pytest.mark.parametrize("data", ["cloud", "l8_biome_sample", "some/where/l8_biome_sample", "some/where/cloud/"])
+def test_cloud_has_a_schedule_of_its_own(data: str) -> None:
+    config = make_config("paper", data=data)
+    assert (config.steps, config.batch_size, config.warmup_steps, config.poly_begin) == (80_000, 2, 2_000, 1_000)
+    assert make_config("paper", ["steps=10"], data).steps == 10  # an override wins
+
+
+def test_every_setting_is_explained() -> None:
+    for field in dataclasses.fields(Config):
+        assert field.name in Config.__doc__, field.name
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "value"),
+    [
+        ("alpha=0.3", "alpha", 0.3),
+        ("alpha=1", "alpha", 1.0),
+        ("learning_rate=1e-3", "learning_rate", 1e-3),
+        (" steps = 7 ", "steps", 7),
+        ("student=resnet18", "student", "resnet18"),
+        ("teacher=/a=b/c.safetensors", "teacher", "/a=b/c.safetensors"),
+        ("neck_scales=2,1,0.5,.25", "neck_scales", (2.0, 1.0, 0.5, 0.25)),
+        ("neck_scales=[2, 1, 1, 1]", "neck_scales", (2.0, 1.0, 1.0, 1.0)),
+        ("distill_levels=3", "distill_levels", (3,)),
+        ("teacher_blocks=(0,1,2,5)", "teacher_blocks", (0, 1, 2, 5)),
+        ("class_weights=", "class_weights", ()),
+        *[(f"rot90={word}", "rot90", True) for word in ("true", "True", "1", "yes")],
+        *[(f"fam={word}", "fam", False) for word in ("false", "FALSE", "0", "no")],
+    ],
+)
+def test_text_becomes_the_value_of_its_field(text: str, field: str, value: object) -> None:
+    found = getattr(make_config("smoke", [text]), field)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_no_neck_from_text_needs_the_teachers_width() -> None:
+    assert make_config("smoke", ["neck_scales=", "neck_width=0"]).neck_scales == ()
+    with pytest.raises(InputError, match="without a neck the width is the teacher's"):
+        make_config("smoke", ["neck_scales="])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["alpah=0.3"], "unknown setting 'alpah'; did you mean alpha?"),
+        ({"alpah": 0.3}, "unknown setting 'alpah'; did you mean alpha?"),
+        (["zzzzz=1"], "unknown setting 'zzzzz'; expected one of model, student,"),
+        (["alpha"], "override 'alpha'; expected KEY=VALUE, such as alpha=0.3"),
+        (["steps=2.5"], "steps=2.5; expected a whole number"),
+        (["steps=many"], "steps=many; expected a whole number"),
+        (["alpha=high"], "alpha=high; expected a number"),
+        (["fam=perhaps"], "fam=perhaps; expected true or false"),
+        (["neck_scales=1,two"], "neck_scales=1,two; expected a list of numbers, comma-separated"),
+        (["teacher_blocks=1.5"], "teacher_blocks=1.5; expected a list of whole numbers, comma-separated"),
+        ({"steps": 2.5}, "steps=2.5; expected a whole number"),
+        ({"steps": "2"}, "steps='2'; expected a whole number"),
+        ({"steps": True}, "steps=True; expected a whole number"),
+        ({"fam": 1}, "fam=1; expected true or false"),
+        ({"student": 18}, "student=18; expected a word"),
+        ({"neck_scales": 2.0}, "neck_scales=2.0; expected a list of numbers"),
+        ({"distill_levels": [0.5]}, "expected a list of whole numbers"),
+        (["model=unit"], "model='unit'; expected one of ktda, unet,"),
+        (["kl_axis=height"], "kl_axis='height'; expected one of width, channel, spatial"),
+        (["student_passes=3"], "student_passes=3; expected one of 1, 2"),
+        (["alpha=1.5"], "alpha=1.5; expected from 0 to 1"),
+        (["alpha=nan"], "alpha=nan; expected from 0 to 1"),
+        (["learning_rate=inf"], "learning_rate=inf; expected at least 0"),
+        (["temperature=0"], "temperature=0.0; expected at least 0.001"),
+        (["batch_size=1"], "batch_size=1; expected at least 2"),
+        (["steps=0"], "steps=0; expected at least 1"),
+        (["seed=-1"], "seed=-1; expected at least 0"),
+        (["neck_scales=1,1,1"], "expected four positive factors"),
+        (["neck_scales=1,1,1,0"], "expected four positive factors"),
+        (["neck_scales=1,1,1,nan"], "expected four positive factors"),
+        (["distill_levels=4"], "expected some of 0, 1, 2, 3"),
+        (["distill_levels="], "expected some of 0, 1, 2, 3"),
+        (["teacher_blocks=1,2"], "expected four, one per level"),
+        (["crop=31"], "crop=31; expected 0, the whole tile, or at least 32"),
+        (["class_weights=1,-1"], "expected factors of at least 0"),
+        (["class_weights=1,nan"], "expected factors of at least 0"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(overrides: object, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make_config("smoke", overrides)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(InputError, match="unknown preset 'big'; expected one of smoke, demo, paper"):
+        make_config("big")
+
+
+def test_a_list_or_an_integer_will_do_where_a_tuple_or_a_float_is_meant() -> None:
+    config = make_config("smoke", {"neck_scales": [2, 1, 1, 1], "alpha": 1})
+    assert config.neck_scales == (2.0, 1.0, 1.0, 1.0)
+    assert isinstance(config.alpha, float)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "distils"),
+    [
+        ({}, True),
+        ({"distill_weight": 0.0}, False),
+        ({"fam": False}, False),
+        ({"model": "upernet"}, False),
+        ({"model": "teacher"}, False),
+    ],
+)
+def test_what_asks_the_teacher(overrides: dict, distils: bool) -> None:
+    assert make_config("smoke", overrides).distils is distils
