@@ -20,13 +20,13 @@ KINDS = ("vit", "mlp", "none")
 
 
 class Bottleneck(nn.Module):
-    """Linear D -> D / reduction, GELU, Linear back to D: (N, L, D) -> (N, L, D), no residual, no norm."""
+    """Linear D -> hidden, GELU, Linear back to D: (N, L, D) -> (N, L, D), no residual, no norm."""
 
-    def __init__(self, dim: int, reduction: int = 4) -> None:
+    def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, dim // reduction)
+        self.fc1 = nn.Linear(dim, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(dim // reduction, dim)
+        self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(tokens)))
@@ -40,7 +40,7 @@ class FeatureModulation(nn.Module):
         kind: "vit" (transformer blocks) or "mlp" (bottlenecks).
         depth: blocks per level, at least 1.
         heads: attention heads of the "vit" form; must divide the channels.
-        mlp_ratio: hidden width of the "vit" form's MLP over D.
+        hidden: width inside a block's MLP; 0 takes the authors' 4 D ("vit") or D / 4 ("mlp").
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class FeatureModulation(nn.Module):
         kind: str = "vit",
         depth: int = 4,
         heads: int = 8,
-        mlp_ratio: float = 4.0,
+        hidden: int = 0,
     ) -> None:
         super().__init__()
         if kind not in ("vit", "mlp"):
@@ -61,9 +61,10 @@ class FeatureModulation(nn.Module):
 
         def block(dim: int) -> nn.Module:
             if kind == "mlp":
-                return Bottleneck(dim)
+                return Bottleneck(dim, hidden or dim // 4)
             # eps 1e-6, not PyTorch's 1e-5: timm's own default, measured against the authors' maps
-            return Block(dim, heads, mlp_ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
+            ratio = hidden / dim if hidden else 4.0
+            return Block(dim, heads, ratio, qkv_bias=True, norm_layer=partial(nn.LayerNorm, eps=1e-6))
 
         self.levels = nn.ModuleList(nn.Sequential(*(block(c) for _ in range(depth))) for c in channels)
 

@@ -61,7 +61,7 @@ class KTDA(nn.Module):
         neck_scales: one factor per level; None or empty leaves the neck out.
         neck_width: channels after the neck; 0 keeps D, as the authors do.
         fmm: "vit", "mlp" or "none".
-        fmm_depth, fmm_heads: blocks per level, attention heads.
+        fmm_depth, fmm_heads, fmm_hidden: blocks per level, attention heads, width inside a block's MLP (0: authors').
         decoder, decoder_channels: "upernet" or "segformer", and its width.
         auxiliary: where the auxiliary head reads level 2: "fmm" (the released code), "fam" (the paper's figure;
             the student's own map where there is no FAM), "none".
@@ -86,6 +86,7 @@ class KTDA(nn.Module):
         fmm: str = "vit",
         fmm_depth: int = 4,
         fmm_heads: int = 8,
+        fmm_hidden: int = 0,
         decoder: str = "upernet",
         decoder_channels: int = 512,
         auxiliary: str = "fmm",
@@ -112,7 +113,7 @@ class KTDA(nn.Module):
             channels = (neck_width or width,) * len(channels)
         if fmm != "none":
             with seeded(seed, "fmm"):
-                self.fmm = FeatureModulation(channels, fmm, fmm_depth, fmm_heads)
+                self.fmm = FeatureModulation(channels, fmm, fmm_depth, fmm_heads, fmm_hidden)
         with seeded(seed, "decode_head"):
             self.decode_head = DecodeHead(channels, num_classes, decoder, decoder_channels, dropout)
         if auxiliary != "none":

@@ -71,6 +71,7 @@ _TEACHER_RULES = [
     ("layers.{n}.ffn.gamma2.weight", "blocks.{n}.ls2.gamma"),
     ("ln1.{p}", "norm.{p}"),
 ]
+_FMM_HIDDEN = ("fmm.adapters.0.0.mlp.fc1.weight", "fmm.adapters.0.0.fc1.weight")  # ViT form, MLP form
 _PLACEHOLDERS = {"{n}": r"(?P<n>\d+)", "{m}": r"(?P<m>\d+)", "{p}": r"(?P<p>\w+)", "{rest}": r"(?P<rest>.+)"}
 
 
@@ -149,6 +150,7 @@ def infer_sizes(theirs: dict[str, Tensor]) -> dict:
         "fmm": ("vit" if vit else "mlp") if any(k.startswith("fmm.") for k in theirs) else "none",
         "fmm_depth": max(1, _count(theirs, r"fmm\.adapters\.0\.(\d+)\.")),
         "fmm_heads": FMM_HEADS,
+        "fmm_hidden": next((theirs[k].shape[0] for k in _FMM_HIDDEN if k in theirs), 0),
         "decoder_channels": _need(theirs, "decode_head.conv_seg.weight").shape[1],
         "auxiliary": "fmm" if auxiliary else "none",
         "auxiliary_channels": _need(theirs, "auxiliary_head.conv_seg.weight").shape[1] if auxiliary else 1,

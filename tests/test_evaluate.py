@@ -120,7 +120,7 @@ def test_what_is_refused(finished_run: Path, tmp_path: Path) -> None:
 
 def test_a_label_outside_the_classes_names_the_file(finished_run: Path, tmp_path: Path) -> None:
     wrong = make_set(tmp_path / "wrong", {"test": 1}, classes=7)
-    with pytest.raises(InputError, match=r"test0_patch_0.png: label 6 is outside the 3 classes of wrong; `ktda data"):
+    with pytest.raises(InputError, match=r"test0_patch_0.png: labels 3, 4, 5, 6 are neither a class"):
         evaluate_run(finished_run, str(wrong))
 
 

@@ -98,7 +98,7 @@ def test_fused_attention_is_what_runs() -> None:
 MEMORY = """
 import resource, torch
 from ktda.fmm import FeatureModulation
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 fmm = FeatureModulation((8,), "vit", 1, heads=1)
 fmm([torch.zeros(1, 8, 4, 4)])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -9,6 +9,7 @@ import functools
 import itertools
 import pickle
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -36,7 +37,8 @@ _calls = itertools.count()
 
 @functools.cache
 def _built(arguments: str) -> KTDA:
-    return KTDA(**ast.literal_eval(arguments)).eval()
+    with mock.patch("timm.models.convnext.trunc_normal_"):  # the slow part of a ConvNeXt-B's start
+        return KTDA(**ast.literal_eval(arguments)).eval()
 
 
 def build(**arguments: object) -> KTDA:
@@ -80,6 +82,8 @@ def make(folder: Path, **changes: object) -> tuple[KTDA, dict[str, Tensor], Path
         {"auxiliary": "none"},
         {"neck_scales": None, "auxiliary": "none", "fmm": "mlp", "fmm_depth": 1},
         {"neck_width": 24},
+        {"fmm_hidden": 40},
+        {"fmm": "mlp", "fmm_hidden": 6},
     ],
 )
 def test_sizes_are_inferred_and_logits_equal(tmp_path: Path, changes: dict) -> None:

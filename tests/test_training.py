@@ -663,7 +663,7 @@ def test_tiles_that_do_not_fit_end_the_run_in_one_line(tmp_path: Path) -> None:
     assert "40x40" in run_error(data, tmp_path / "crop", crop=64)
     assert "times neck scale 0.2 is nothing" in run_error(data, tmp_path / "neck", neck_scales=(2.0, 1.0, 0.5, 0.2))
     seven = make_set(tmp_path / "seven", {"train": 4, "val": 2}, classes=7)
-    assert "label 6 is outside the 3 classes of seven" in run_error(seven, tmp_path / "labels")
+    assert "labels 3, 4, 5, 6 are neither a class (0 to 2) nor" in run_error(seven, tmp_path / "labels")
     mixed = make_set(tmp_path / "mixed", {"train": 3, "val": 2})
     make_set(tmp_path / "wide", {"train": 4, "val": 2}, size=48)
     for part in ("img_dir", "ann_dir"):

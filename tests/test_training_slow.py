@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from ktda.evaluation.evaluate import evaluate_run
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[1]
 # Slow enough to be hit in the middle, 3 batches per epoch; checkpoints after every second step.
-LONG = {"steps": 40, "checkpoint_steps": 2, "evaluate_epochs": 5, "student_drop_path": 0.2}
+LONG = {"steps": 24, "checkpoint_steps": 2, "evaluate_epochs": 5, "student_drop_path": 0.2}
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
@@ -29,8 +30,9 @@ def start(words: list[str], cwd: Path) -> subprocess.Popen:
     return subprocess.Popen(words, cwd=cwd, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(words: list[str], cwd: Path) -> subprocess.CompletedProcess:
-    done = subprocess.run(words, cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
+def finish(words: list[str], cwd: Path, more: Mapping[str, str] | None = None) -> subprocess.CompletedProcess:
+    environment = ENVIRONMENT | dict(more or {})
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -96,18 +98,9 @@ def test_two_processes(tmp_path: Path) -> None:
     data = make_set(tmp_path / "set", {"train": 8, "val": 3, "test": 3})  # an odd share for one of the two
     out = tmp_path / "run"
     train = command(data, out, steps=5, evaluate_epochs=1)[3:]
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-    ]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "ktda"]
-    finish([*launch, *train], tmp_path)
+    # `accelerate launch --cpu` leaves several processes to MPI; torch's own launcher needs none.
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ktda"]
+    finish([*launch, *train], tmp_path, {"ACCELERATE_USE_CPU": "true"})
     manifest, metrics = manifest_of(out), json.loads((out / "metrics.json").read_text())
     assert (manifest["status"], manifest["processes"]) == ("finished", 2)
     with (out / "history.csv").open() as file:
@@ -144,8 +137,8 @@ def test_an_installed_wheel_without_a_checkout(tiny_set: Path, tmp_path: Path) -
         done = run("-m", "ktda", *words)
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
-        assert "notebooks" in done.stderr
-        assert "installed" in done.stderr
+        assert "notebook" in done.stderr
+        assert "clone" in done.stderr
     trained = run("-m", "ktda", "train", str(tiny_set), *as_options(steps=1), "--out", "run")
     assert trained.returncode == 0, trained.stderr
     assert manifest_of(away / "run")["commit"] is None

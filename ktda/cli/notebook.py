@@ -24,10 +24,10 @@ class NotebookCommand(TyperCommand):
 
 def notebook(
     file: Annotated[str, typer.Argument(help="A notebook file, or the name of one under notebooks/.")],
-    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="Repeat for a list.")] = None,
+    parameter: Annotated[list[str] | None, typer.Option("-p", metavar="NAME VALUE", help="Set a parameter.")] = None,
     out: Annotated[Path | None, typer.Option(help="The executed copy; reports/NN_topic.ipynb by default.")] = None,
 ) -> None:
-    """Run a notebook with checked parameters; exit 1 if a cell fails, 2 for a wrong parameter."""
+    """Run a notebook with checked parameters (a list: repeat -p); exit 1 if a cell fails, 2 for a wrong parameter."""
     from ktda.runs.notebook import NotebookFailed, read_notebook, run_notebook
     from ktda.runs.parameters import values_from_text
 

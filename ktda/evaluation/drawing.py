@@ -6,6 +6,7 @@ with every common form of colour blindness. Needs the extra ``notebooks``; only 
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
+from textwrap import wrap
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -101,6 +102,7 @@ def class_patches(tile_set: TileSet, masks: Sequence[Tensor]) -> list[Patch]:
 
 def tile_notes(images: Sequence[Tensor], names: Sequence[str], lines: Sequence[str] = ()) -> list[str]:
     """What stands below a tile: its name, a line of the caller's, and its width and height."""
+    names = ["\n".join(wrap(name, 24)) for name in names]  # long stems would run into each other
     sizes = [f"{image.shape[-1]} × {image.shape[-2]} px" for image in images]
     return ["\n".join(filter(None, note)) for note in zip_longest(names, lines, sizes)]
 

@@ -27,8 +27,7 @@ def own_kernel() -> Iterator[type]:
     from jupyter_client import AsyncKernelClient, AsyncKernelManager
     from jupyter_client.kernelspec import KernelSpec
 
-    # The connection file and IPython's own files: no home folder is needed, no start-up files change a run.
-    scratch = tempfile.mkdtemp(prefix="ktda-")
+    scratch = tempfile.mkdtemp(prefix="ktda-")  # no home folder is needed, no IPython start-up file changes a run
     groups: list[int] = []
     signals: list[int] = []
 

@@ -17,8 +17,7 @@ from ktda.runs.kernel import own_kernel
 from ktda.runs.parameters import Parameter, check_values, declared_parameters
 from ktda.runs.record import PACKAGE, Manifest
 
-# Of the working directory, and of the checkout that the package runs from.
-FOLDERS = (Path("notebooks"), PACKAGE.parent / "notebooks")
+FOLDERS = (Path("notebooks"), PACKAGE.parent / "notebooks")  # of the working directory, of the checkout
 
 
 class NotebookFailed(RuntimeError):
