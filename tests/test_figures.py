@@ -194,6 +194,14 @@ def test_curves_ring_the_best_score_and_skip_what_was_not_evaluated():
     assert figures.learning_curves(history.drop(columns="loss_distillation")).axes[0].get_yscale() == "linear"
 
 
+@pytest.mark.filterwarnings("error")
+def test_curves_of_a_single_epoch_draw_without_complaint(tmp_path):
+    history = pd.DataFrame({"step": [4], "learning_rate": [0.0], "loss_segmentation": [1.0], "select_miou": [0.0]})
+    figure = figures.learning_curves(history)
+    figures.save_figure(figure, tmp_path, "learning_curves", "One point.")
+    assert figure.axes[1].lines[1].get_label() == "kept"
+
+
 def test_confusion_is_percent_of_rows_and_of_columns():
     left, right = figures.confusion_figure([[3, 1, 0], [0, 0, 0], [1, 3, 0]], ["a", "b", "c"]).axes[:2]
     assert np.asarray(left.images[0].get_array())[0].tolist() == [75, 25, 0]

@@ -678,3 +678,13 @@ def _one_line_of_output(capfd: pytest.CaptureFixture) -> Iterator[None]:
     """Nothing is printed where there is no terminal: no bar, no warning."""
     yield
     assert capfd.readouterr().out == ""
+
+
+def test_a_loss_that_is_no_longer_finite_ends_the_run(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = Trainer.losses
+    monkeypatch.setattr(Trainer, "losses", lambda *a: {k: v * float("nan") for k, v in losses(*a).items()})
+    with pytest.raises(InputError, match="segmentation loss is no longer finite in epoch 1; lower learning_rate"):
+        train(str(tiny_set), tiny(), tmp_path / "run")
+    assert manifest_of(tmp_path / "run")["status"] == "failed"

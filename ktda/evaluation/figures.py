@@ -204,7 +204,7 @@ def learning_curves(history: pd.DataFrame, title: str = "") -> Figure:
         score.legend()
     score.set(title="selection tiles", ylabel="mIoU (%)", ylim=(0, 115 * max(seen["select_miou"].max(), 0.01)))
     rate.plot(history["step"], history["learning_rate"], marker="o", markersize=4, color=GREY)
-    rate.set(title="learning rate", ylim=(0, 1.1 * history["learning_rate"].max()))
+    rate.set(title="learning rate", ylim=(0, 1.1 * (history["learning_rate"].max() or 1e-6)))
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
     for axes in (losses, score, rate):
         axes.set_xlabel("optimiser step")

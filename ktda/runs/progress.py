@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import resource
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from ktda.config import Config
 from ktda.data.folder import Pair, TileSet
 from ktda.data.protocol import Splits
+from ktda.errors import InputError
 from ktda.evaluation.evaluate import confusions, save_confusions
 from ktda.evaluation.metrics import scores
 from ktda.optimisation import learning_rate
@@ -60,6 +62,11 @@ class Progress:
         row = {"epoch": epoch, "step": step, "learning_rate": learning_rate(step - 1, self.config)}
         row |= {f"loss_{name}": float(total) / batches for name, total in self.sums.items()}
         row |= {"seconds": round(self.seconds, 2), "select_miou": None}
+        broken = [name for name, total in self.sums.items() if not math.isfinite(float(total))]
+        if broken:
+            raise InputError(
+                f"the {broken[0]} loss is no longer finite in epoch {epoch}; lower learning_rate or distill_weight"
+            )
         self.sums = {}
         if evaluated:
             row["select_miou"] = scores(self._confusions(self.splits.select).sum(0))["miou"]
