@@ -53,7 +53,7 @@ def train(data: str, config: Config, out: Path | str, resume: bool = False, init
         InputError: a folder in use, or data and settings that do not fit.
     """
     out = Path(out)
-    if check_folder(out, config, resume, init):
+    if check_folder(out, data, config, resume, init):
         return read_json(out / "metrics.json")
     before, tile_set = earlier_manifest(out), open_data(data)
     splits = choose_splits(tile_set, config.protocol, config.holdout, config.tiles, config.scenes, config.seed)

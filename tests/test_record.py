@@ -110,7 +110,7 @@ def held(tmp_path: Path) -> Path:
     """A folder that holds a failed run."""
     config = tiny()
     content = {"status": "failed", "config": config.as_dict(), "config_hash": content_hash(config.as_dict())}
-    write_json(tmp_path / "manifest.json", content | {"init": None})
+    write_json(tmp_path / "manifest.json", content | {"init": None, "data": {"source": "set", "hash": "0"}})
     return tmp_path
 
 
@@ -120,30 +120,30 @@ def test_a_folder_that_is_free(tmp_path: Path) -> None:
     (tmp_path / "killed" / "manifest.json.partial").write_text("{")  # killed before anything was there
     for name in ("missing", "empty", "killed"):
         for resume in (False, True):
-            assert check_folder(tmp_path / name, tiny(), resume) is False
+            assert check_folder(tmp_path / name, "set", tiny(), resume) is False
     assert earlier_manifest(tmp_path / "missing") == {}
 
 
 def test_a_folder_that_is_not(held: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds a run \(failed\); go on with --resume, or choose another --out"):
-        check_folder(held, tiny(), False)
-    assert check_folder(held, tiny(), True) is False
+        check_folder(held, "set", tiny(), False)
+    assert check_folder(held, "set", tiny(), True) is False
     with pytest.raises(InputError, match=r"other settings \(steps=4, seed=0\)"):
-        check_folder(held, tiny(steps=5, seed=1), True)
+        check_folder(held, "set", tiny(steps=5, seed=1), True)
     with pytest.raises(InputError, match="was started without --init"):
-        check_folder(held, tiny(), True, init="some/run")
+        check_folder(held, "set", tiny(), True, init="some/run")
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").touch()
     for resume in (False, True):
         with pytest.raises(InputError, match="is not empty and holds no run"):
-            check_folder(foreign, tiny(), resume)
+            check_folder(foreign, "set", tiny(), resume)
     with pytest.raises(InputError, match="is a file; --out must be a folder"):
-        check_folder(foreign / "thesis.tex", tiny(), False)
+        check_folder(foreign / "thesis.tex", "set", tiny(), False)
 
 
 def test_finished_needs_the_metrics(held: Path) -> None:
     write_json(held / "manifest.json", earlier_manifest(held) | {"status": "finished"})
-    assert check_folder(held, tiny(), True) is False
+    assert check_folder(held, "set", tiny(), True) is False
     (held / "metrics.json").write_text("{}")
-    assert check_folder(held, tiny(), True) is True
+    assert check_folder(held, "set", tiny(), True) is True

@@ -688,3 +688,15 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run(
     with pytest.raises(InputError, match="segmentation loss is no longer finite in epoch 1; lower learning_rate"):
         train(str(tiny_set), tiny(), tmp_path / "run")
     assert manifest_of(tmp_path / "run")["status"] == "failed"
+
+
+def test_a_finished_run_is_not_shown_for_other_data(finished_run: Path, tiny_set: Path, tmp_path: Path) -> None:
+    manifest = manifest_of(finished_run)
+    config = tiny(**{k: tuple(v) if isinstance(v, list) else v for k, v in manifest["config"].items()})
+    copy = shutil.copytree(tiny_set, tmp_path / "copy")
+    before = content_of(finished_run)
+    assert train(str(copy), config, finished_run, resume=True)["split"] == "test"  # the same content elsewhere
+    other = make_set(tmp_path / "other", {"train": 4, "val": 2, "test": 2})
+    with pytest.raises(InputError, match="whose content was not that of"):
+        train(str(other), config, finished_run, resume=True)
+    assert content_of(finished_run) == before

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from ktda.config import Config
-from ktda.data.folder import TileSet, data_hash
+from ktda.data.folder import TileSet, data_hash, open_data
 from ktda.data.protocol import Splits
 from ktda.errors import InputError
 from ktda.runs.record import Manifest, content_hash, machine, now
@@ -14,11 +14,11 @@ from ktda.runs.weights import read_json
 from ktda.teacher import Teacher
 
 
-def check_folder(out: Path, config: Config, resume: bool, init: str | None = None) -> bool:
+def check_folder(out: Path, data: str, config: Config, resume: bool, init: str | None = None) -> bool:
     """Whether the folder already holds the finished run of these settings.
 
     Raises:
-        InputError: it holds a run and `resume` is not set, a run of other settings or another `init`, or foreign files.
+        InputError: it holds a run and `resume` is not set, a run of other settings, data or `init`, or foreign files.
     """
     if not out.exists():
         return False
@@ -41,7 +41,18 @@ def check_folder(out: Path, config: Config, resume: bool, init: str | None = Non
     if init and init != manifest.get("init"):
         begun = f"with --init {manifest['init']}" if manifest.get("init") else "without --init"
         raise InputError(f"{out} was started {begun}; resume without --init, or choose another --out")
-    return status == "finished" and (out / "metrics.json").is_file()
+    finished = status == "finished" and (out / "metrics.json").is_file()
+    if finished and str(data) != manifest["data"]["source"]:  # the same name is taken for the same data
+        _check_data(out, data, data_hash(open_data(data)), manifest)
+    return finished
+
+
+def _check_data(out: Path, data: str, found: str, manifest: dict[str, Any]) -> None:
+    if found != manifest["data"]["hash"]:
+        raise InputError(
+            f"{out} was started on {manifest['data']['source']}, whose content was not that of {data}; "
+            "resume with the same data, or choose another --out"
+        )
 
 
 def earlier_manifest(out: Path) -> dict[str, Any]:
@@ -67,11 +78,8 @@ def start_manifest(
         InputError: the run was started on other data.
     """
     before, data_sha256 = earlier_manifest(out), data_hash(tile_set)
-    if before and before["data"]["hash"] != data_sha256:
-        raise InputError(
-            f"{out} was started on {before['data']['source']}, whose content was not that of {data}; "
-            "resume with the same data, or choose another --out"
-        )
+    if before:
+        _check_data(out, data, data_sha256, before)
     resumed = [*before.get("resumed", []), now()] if before else []
     student = getattr(model, "student", model)
     record = getattr(student, "record", None)
