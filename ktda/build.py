@@ -87,10 +87,14 @@ def build(description: dict, teacher: Teacher | None = None, student_weights: st
     """
     name, arguments = description["model"], description["arguments"]
     if name == "teacher":
-        return TeacherSegmenter(teacher=teacher or Teacher(**description["teacher"]), **arguments)
-    if name == "ktda":
-        return KTDA(**arguments, student_weights=student_weights)
-    return Baseline(name, **arguments, student_weights=student_weights)
+        model = TeacherSegmenter(teacher=teacher or Teacher(**description["teacher"]), **arguments)
+    elif name == "ktda":
+        model = KTDA(**arguments, student_weights=student_weights)
+    else:
+        model = Baseline(name, **arguments, student_weights=student_weights)
+    if "normalisation" in description:
+        model.mean, model.std = (tuple(description["normalisation"][key]) for key in ("mean", "std"))
+    return model
 
 
 def save_config(folder: Path, description: dict, classes: list[str], palette: list, ignore_index: int) -> None:

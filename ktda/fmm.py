@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from ktda.errors import InputError
 
-KINDS = ("vit", "mlp", "none")
-
 
 class Bottleneck(nn.Module):
     """Linear D -> hidden, GELU, Linear back to D: (N, L, D) -> (N, L, D), no residual, no norm."""

@@ -47,7 +47,7 @@ class Outputs(NamedTuple):
 
 
 class KTDA(nn.Module):
-    """The segmenter.
+    """The segmenter; ``mean`` and ``std`` are the normalisation of its images.
 
     Args:
         num_classes: classes K.
@@ -69,6 +69,8 @@ class KTDA(nn.Module):
         dropout: channel dropout of both heads.
         seed: start of the random parts.
     """
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
         self,
@@ -167,6 +169,8 @@ class Baseline(nn.Module):
         num_classes, encoder, student_weights, encoder_options, seed: as in `KTDA`.
     """
 
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
+
     def __init__(
         self,
         model: str,
@@ -206,8 +210,9 @@ class TeacherSegmenter(nn.Module):
         num_classes: classes K.
         teacher: gives one map per level.
         neck_scales (never empty), neck_width, decoder, decoder_channels, dropout, seed: as in `KTDA`.
-        mean, std: normalisation of the images that it is called with, undone for the teacher.
     """
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def __init__(
         self,
@@ -219,13 +224,10 @@ class TeacherSegmenter(nn.Module):
         decoder: str = "upernet",
         decoder_channels: int = 512,
         dropout: float = 0.1,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self._teacher = [teacher]  # in a list, so that a teacher that is a module would not register either
-        self.mean, self.std = tuple(mean), tuple(std)
         width = neck_width or teacher.dim
         with seeded(seed, "neck"):
             self.neck = Neck((teacher.dim,) * len(teacher.blocks), width, neck_scales)
@@ -234,7 +236,7 @@ class TeacherSegmenter(nn.Module):
 
     def forward(self, images: Tensor, outputs: bool = False, second_pass: bool = False) -> Tensor | Outputs:
         """Normalised (N, 3, H, W) -> logits (N, K, H, W), or `Outputs` with nothing to distil."""
-        std, mean = images.new_tensor(self.std).view(3, 1, 1), images.new_tensor(self.mean).view(3, 1, 1)
+        mean, std = images.new_tensor(self.mean).view(3, 1, 1), images.new_tensor(self.std).view(3, 1, 1)
         pyramid = self.neck(self._teacher[0](images * std + mean))
         logits = resize(self.decode_head(pyramid), images.shape[-2:])
         return Outputs(logits, pyramid=pyramid) if outputs else logits

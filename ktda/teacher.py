@@ -116,8 +116,8 @@ class Teacher:
             One (N, D, ceil(H / patch), ceil(W / patch)) map per block.
         """
         if self._model is None:
-            if getattr(self._function, "training", False):
-                self._function.eval()
+            if isinstance(self._function, nn.Module):
+                self._function.eval().to(images.device)
             maps = _as_list(self._function(images))
             return [maps[b].clone() if maps[b].is_inference() else maps[b] for b in self.blocks]
         model = self._model
@@ -139,6 +139,8 @@ class Teacher:
             output_fmt="NLC",
             intermediates_only=True,
         )  # (N, h * w, D) each, class and register tokens dropped
+        if self._stored is not None:  # a module handed over stays as its owner made it
+            model.pos_embed, model.patch_embed.grid_size = self._stored, self._stored_grid
         last = len(maps) - 1
         maps = [model.norm(m) if self.norm == "all" or i == last else m for i, m in enumerate(maps)]
         # (N, h * w, D) -> (N, D, h, w), contiguous: the losses read it row by row
@@ -147,8 +149,6 @@ class Teacher:
     def to(self, device: torch.device | str) -> "Teacher":
         """Move the weights; a call moves them to its images by itself."""
         if self._model is not None:
-            if self._stored is not None:
-                self._model.pos_embed = self._stored
             self._model.to(device)
             self._stored = getattr(self._model, "pos_embed", None)
             self._embeddings.clear()
@@ -204,7 +204,7 @@ def channel_statistics(teacher: Teacher, batches: Iterable[Tensor]) -> list[Tens
     """
     sums: list[Tensor] = []
     for images in batches:
-        maps = [m.double() for m in teacher(images)]
+        maps = [m.cpu().double() for m in teacher(images)]  # not every device knows float64
         moments = [torch.stack((m.sum((0, 2, 3)), m.square().sum((0, 2, 3)))) for m in maps]  # (2, D)
         counts = [m.numel() / m.shape[1] for m in maps]
         if not sums:

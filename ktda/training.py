@@ -152,8 +152,8 @@ class Trainer:
             progress.statistics = channel_statistics(self.teacher, images)
         stream, begun, due = self.stream(), time.perf_counter() - progress.seconds, False
         loader = DataLoader(self.tiles, batch_sampler=stream, num_workers=config.workers, collate_fn=collate)
-        quiet = None if rank == 0 else True  # None: only on a terminal
-        for item in tqdm(loader, total=stream.batches, initial=progress.batch, unit="batch", disable=quiet):
+        # disable=None is for all but terminals: quiet in logs
+        for item in tqdm(loader, total=stream.batches, initial=progress.batch, disable=rank > 0 or None):
             self.model.train()
             if self.frozen:
                 self.frozen.eval()
@@ -184,7 +184,8 @@ class Trainer:
         """The weighted terms of one batch: images (N, 3, H, W) in [0, 1], masks (N, H, W)."""
         c, device = self.config, self.accelerator.device
         images, masks = images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
-        out = self.model(normalise(images), outputs=True, second_pass=c.student_passes == 2 and c.distils)
+        bare, twice = self.progress.model, c.student_passes == 2 and c.distils
+        out = self.model(normalise(images, bare.mean, bare.std), outputs=True, second_pass=twice)
         ce = {"ignore_index": self.ignore_index, "average": c.ce_average, "class_weights": self.class_weights}
         terms = {"segmentation": segmentation_loss(out.logits, masks, **ce, dice=c.dice_weight, focal=c.focal_weight)}
         if out.auxiliary_logits is not None:

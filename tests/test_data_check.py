@@ -160,21 +160,24 @@ def test_make_passes_what_was_asked_and_keeps_the_plain_name_for_the_default(tmp
 
     monkeypatch.setitem(sys.modules, "ktda.data.worlds", types.SimpleNamespace(make_world=make_world))
     assert run("make", "demo_cloud").exit_code == 0
-    assert calls == [("demo_cloud", {"world": "target", "tiles": 96, "size": 128, "seed": 0})]
+    assert calls == [("demo_cloud", {})]  # the defaults, as on first use
+    again = run("make", "demo_cloud")
+    assert (again.exit_code, len(calls)) == (0, 1)  # it is there: nothing is made twice
+    assert "demo_cloud: 3 train, 2 val tiles" in again.output
     settings = ("--world", "source", "--tiles", 9, "--size", 64, "--seed", 3)
     assert "say --out FOLDER" in str(run("make", "demo_grass", *settings).exception)
     asked = run("make", "demo_grass", *settings, "--out", tmp_path / "source")
     assert calls[1] == ("demo_grass", {"world": "source", "tiles": 9, "size": 64, "seed": 3})
     assert "demo_grass (source): 3 train, 2 val tiles" in asked.output
     assert run("make", "demo_grass", "--out", tmp_path / "mine").exit_code == 0
-    assert {path.name for path in own_data_root.iterdir()} == {"demo_cloud"}
+    assert {path.name for path in own_data_root.iterdir()} - {".demo_cloud.lock"} == {"demo_cloud"}
     assert (tmp_path / "mine/img_dir/train").is_dir()
 
 
-def test_make_takes_no_occupied_place(own_data_root):
-    (own_data_root / "demo_cloud").mkdir(parents=True)
-    (own_data_root / "demo_cloud/thesis.txt").touch()
-    assert "demo_cloud exists and is not empty" in str(run("make", "demo_cloud").exception)
+def test_make_takes_no_occupied_place(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").touch()
+    assert "mine exists and is not empty" in str(run("make", "demo_cloud", "--out", tmp_path / "mine").exception)
 
 
 def test_every_option_has_help():

@@ -16,10 +16,13 @@ from ktda.errors import InputError
 from ktda.evaluation import evaluate
 from ktda.evaluation.evaluate import confusions, evaluate_run, save_confusions
 from ktda.model import normalise
+from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD
 
 
 class Brightest(nn.Module):
     """Predicts for each pixel the channel that is brightest: a known answer."""
+
+    mean, std = IMAGENET_MEAN, IMAGENET_STD
 
     def forward(self, images: Tensor) -> Tensor:
         assert not self.training
@@ -54,7 +57,9 @@ def test_matrices_come_in_the_order_of_the_pairs(tiny_set: Path, batch_size: int
 def test_ignored_pixels_do_not_count(tmp_path: Path) -> None:
     spec = "classes: [a, b]\nignore_index: 2\n"
     tile_set = open_data(make_set(tmp_path / "set", {"test": 2}, spec=spec))
-    found = confusions(nn.Conv2d(3, 2, 1), tile_set, tile_set.pairs("test"))
+    model = nn.Conv2d(3, 2, 1)
+    model.mean, model.std = IMAGENET_MEAN, IMAGENET_STD
+    found = confusions(model, tile_set, tile_set.pairs("test"))
     labelled = [(tile_set.read(pair)[1] != 2).sum() for pair in tile_set.pairs("test")]
     assert found.sum((1, 2)).tolist() == labelled
 

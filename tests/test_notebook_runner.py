@@ -266,7 +266,11 @@ def test_failing_cell_is_shown_and_the_copy_kept_under_a_name_that_says_so(tmp_p
     source = write_notebook(tmp_path / "x.ipynb", "A: int = 0", "1", "def f():\n    raise KeyError('boo')\nf()", "2")
     output = tmp_path / "out" / "x.ipynb"
     output.parent.mkdir()
-    output.write_text("of an earlier run")
+    output.write_text("not ours")
+    with pytest.raises(InputError, match="is no executed copy; choose another name"):
+        run_notebook(source, {"A": 1}, output)
+    assert output.read_text() == "not ours"
+    output.with_suffix(".manifest.json").write_text("{}")  # of an earlier run
     with pytest.raises(NotebookFailed) as error:
         run_notebook(source, {"A": 1}, output)
     assert str(error.value).splitlines()[0] == "KeyError: 'boo'"

@@ -84,9 +84,13 @@ def make(
     from ktda.data import builtin
     from ktda.data.worlds import make_world
 
-    if out is None and (world, tiles, size, seed) != ("target", 96, 128, 0):
+    if out is None and (world, tiles, size, seed) == ("target", 96, 128, 0):  # the one that the name stands for
+        root = builtin.make_demo(name)
+        typer.echo(f"{name}: {_tiles(root)} tiles in {root}")
+        return
+    if out is None:
         raise InputError(f"the name {name} is that of the world with default settings; say --out FOLDER for this one")
-    root = make_world(name, out or builtin.data_root() / name, world=world, tiles=tiles, size=size, seed=seed)
+    root = make_world(name, out, world=world, tiles=tiles, size=size, seed=seed)
     typer.echo(f"{name} ({world}): {_tiles(root)} tiles of {size} px in {root}")
 
 

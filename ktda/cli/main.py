@@ -70,9 +70,12 @@ def train(
 
     out = out or Path("runs") / f"{Path(data).name}-{preset}-seed{config.seed}"
     metrics = run(data, config, out, resume, init)
-    fresh = json.loads((out / "manifest.json").read_text())["left_fresh"]
-    if fresh:
-        typer.echo(f"started anew, for another number of classes than in {init}: {', '.join(fresh)}")
+    manifest = json.loads((out / "manifest.json").read_text())
+    for note in manifest["data"]["notes"]:
+        typer.echo(f"note: {note}")
+    if manifest["left_fresh"]:
+        names = ", ".join(manifest["left_fresh"])
+        typer.echo(f"started anew, for another number of classes than in {manifest['init']}: {names}")
     typer.echo(_summary(metrics, out))
     typer.echo(f"run folder: {out}")
 
@@ -103,7 +106,8 @@ def _summary(metrics: dict, run: Path) -> str:
         return "     -" if value is None else f"{100 * value:6.2f}"
 
     classes = json.loads((run / "config.json").read_text())["classes"]
-    lines = [f"{'class':16} {'IoU':>6} {'F1':>6} {'prec.':>6} {'recall':>6}   (percent, {metrics['split']})"]
+    about = f"(percent; {metrics['split']}, protocol {metrics['protocol']})"
+    lines = [f"{'class':16} {'IoU':>6} {'F1':>6} {'prec.':>6} {'recall':>6}   {about}"]
     for i, name in enumerate(classes):
         row = " ".join(percent(metrics[key][i]) for key in ("iou", "f1", "precision", "recall"))
         lines.append(f"{name[:16]:16} {row}")

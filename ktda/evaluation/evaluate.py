@@ -47,7 +47,7 @@ def confusions(
         items = [tiles[i] for i in mine[start : start + batch_size]]
         images = torch.stack([item["image"] for item in items]).to(device)
         masks = torch.stack([item["mask"] for item in items]).to(device)
-        predictions = model(normalise(images)).argmax(1)  # (N, K, H, W) -> (N, H, W)
+        predictions = model(normalise(images, model.mean, model.std)).argmax(1)  # (N, K, H, W) -> (N, H, W)
         matrices = confusion_matrices(predictions, masks, tile_set.num_classes, tile_set.ignore_index)
         found += [(item["index"], matrix) for item, matrix in zip(items, matrices, strict=True)]
     model.train(training)
@@ -84,7 +84,7 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
             f"{tile_set.name} has {tile_set.num_classes}"
         )
     if split is None:
-        split = json.loads((run / "metrics.json").read_text())["split"] if (run / "metrics.json").is_file() else "test"
+        split = manifest.get("data", {}).get("reported", "test")
     if split not in tile_set.splits():
         raise InputError(f"{tile_set.name} has no split {split!r}; it has {', '.join(tile_set.splits())}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -98,13 +98,16 @@ def run_notebook(
     notebook, output = read_notebook(source), Path(output)
     check_values(notebook.parameters, parameters, notebook.path.name)
     values = {name: parameter.default for name, parameter in notebook.parameters.items()} | parameters
-    if {"PRESET", "OVERRIDES"} <= values.keys():
-        make_config(values["PRESET"], values["OVERRIDES"], values.get("DATA", ""))
+    if "PRESET" in values:
+        overrides = [*values.get("OVERRIDES", []), f"seed={values.get('SEED', 0)}"]
+        make_config(values["PRESET"], overrides, values.get("DATA", ""))
     if output.suffix != ".ipynb" or output.is_dir():
         raise InputError(f"output {output} must be a file that ends in .ipynb")
     partial = output.with_suffix(".partial.ipynb")
     if any(path.exists() and path.samefile(notebook.path) for path in (output, partial)):
         raise InputError(f"output {output} would overwrite the notebook {source}; choose another name")
+    if output.exists() and not output.with_suffix(".manifest.json").exists():
+        raise InputError(f"{output} exists and is no executed copy; choose another name")
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     about = {"notebook": notebook.path.name, "source_sha256": notebook.sha256, "parameters": values}

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 import resource
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -90,7 +91,7 @@ class Progress:
         matrices = {name: self._confusions(pairs) for name, pairs in splits.items()}
         results = {name: {"images": len(splits[name]), **scores(m.sum(0))} for name, m in matrices.items()}
         reported = results.pop(self.splits.report_name)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         metrics = {
             "split": self.splits.report_name,
             "protocol": self.config.protocol,

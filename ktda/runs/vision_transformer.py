@@ -95,7 +95,8 @@ def _describe(path: Path) -> dict:
     if (path.parent / "config.json").is_file():
         return read_json(path.parent / "config.json")
     if timm.is_model(path.stem.split(".")[0]):
-        return {"architecture": path.stem}
+        tagged = path.stem in timm.list_models(pretrained=True)  # a tag of timm's own also tells mean and std
+        return {"architecture": path.stem if tagged else path.stem.split(".")[0]}
     raise InputError(
         f"{path} does not say what model it is: put timm's config.json beside it, or name the file after the timm "
         "model (vit_base_patch14_dinov2.safetensors)"

@@ -7,7 +7,6 @@ in seconds: one line that names the file to fetch elsewhere and where to put it.
 import hashlib
 import http.client
 import json
-import os
 import threading
 import urllib.error
 import urllib.request
@@ -19,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ktda.data.builtin import data_root
 from ktda.errors import InputError
 
 PROBE_SECONDS = 2.0
@@ -45,8 +45,8 @@ class WeightsRecord:
 
 
 def weights_folder() -> Path:
-    """Where weights put by hand are looked for: ``$KTDA_DATA/weights``, by default ``data/weights``."""
-    return Path(os.environ.get("KTDA_DATA", "data")) / "weights"
+    """Where weights put by hand are looked for: ``weights`` under the folder of the data sets."""
+    return data_root() / "weights"
 
 
 def hub_file(repo_id: str, filename: str = "model.safetensors", revision: str | None = None) -> Path:
@@ -77,8 +77,8 @@ def hub_file(repo_id: str, filename: str = "model.safetensors", revision: str | 
         raise InputError(f"weights {repo_id} are not on this machine and the hub does not answer; {cure}")
     try:
         return Path(huggingface_hub.hf_hub_download(repo_id, filename, revision=revision))
-    except (huggingface_hub.errors.HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except Exception as error:  # the hub's client raises its own kinds, and those of its transport
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise InputError(f"the hub did not give {filename} of {repo_id} ({reason}); {cure}") from error
 
 
