@@ -143,7 +143,7 @@ class Trainer:
         )
 
     def fit(self, resume: bool = False) -> None:
-        """The loop, to the last step."""
+        """The loop, to the last step; its bar shows on a terminal only."""
         config, progress, rank = self.config, self.progress, self.accelerator.process_index
         if resume:
             progress.load()
@@ -152,7 +152,6 @@ class Trainer:
             progress.statistics = channel_statistics(self.teacher, images)
         stream, begun, due = self.stream(), time.perf_counter() - progress.seconds, False
         loader = DataLoader(self.tiles, batch_sampler=stream, num_workers=config.workers, collate_fn=collate)
-        # disable=None is for all but terminals: quiet in logs
         for item in tqdm(loader, total=stream.batches, initial=progress.batch, disable=rank > 0 or None):
             self.model.train()
             if self.frozen:

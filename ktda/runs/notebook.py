@@ -128,6 +128,7 @@ def _execute(notebook: Notebook, parameters: dict[str, Any], partial: Path, **op
     import papermill
     from nbclient.exceptions import CellTimeoutError
 
+    papermill.log.logger.setLevel("ERROR")  # it warns of annotations that it cannot parse; ours are checked already
     running: dict[str, Any] = {}
     try:
         with own_kernel() as kernel_manager_class:
