@@ -155,7 +155,7 @@ class Teacher:
         return self
 
     def load(self, tensors: dict[str, Tensor]) -> "Teacher":
-        """Replace the weights (names as timm's; `ktda.official.teacher_tensors` maps the authors' to them)."""
+        """Replace the weights by tensors with timm's names."""
         if self._stored is not None:
             self._model.pos_embed = self._stored
         self._model.load_state_dict(tensors)
