@@ -42,16 +42,17 @@ def expected(tile_set, split: str) -> np.ndarray:
     return np.stack(matrices)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2])
-def test_matrices_come_in_the_order_of_the_pairs(tiny_set: Path, batch_size: int) -> None:
+@pytest.mark.parametrize("pixels", [1, 2 * 40 * 40, 2**16])
+def test_matrices_come_in_the_order_of_the_pairs(tiny_set: Path, pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ktda.evaluation.evaluate.BATCH_PIXELS", pixels)
     tile_set = open_data(tiny_set)
     pairs = tile_set.pairs("train")
-    found = confusions(Brightest(), tile_set, pairs, batch_size=batch_size).numpy()
+    found = confusions(Brightest(), tile_set, pairs).numpy()
     assert found.shape == (6, 3, 3)
     assert found.dtype == np.int64
     assert (found.sum((1, 2)) == 40 * 40).all()
     assert np.abs(found - expected(tile_set, "train")).max() <= 20  # pixels with two equal channels
-    assert (confusions(Brightest(), tile_set, pairs[::-1], batch_size=batch_size).numpy() == found[::-1]).all()
+    assert (confusions(Brightest(), tile_set, pairs[::-1]).numpy() == found[::-1]).all()
 
 
 def test_ignored_pixels_do_not_count(tmp_path: Path) -> None:

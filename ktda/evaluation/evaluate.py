@@ -1,7 +1,8 @@
 """Evaluate a segmenter on tiles: whole images, one confusion matrix per image, scores of their sum."""
 
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from ktda.errors import InputError
 from ktda.evaluation.metrics import confusion_matrices, scores
 from ktda.model import normalise
 
+BATCH_PIXELS = 2**16  # of one pass: 16 tiles of 64 px, 4 of 128 px, and single images from 182 px on
+
 
 @torch.inference_mode()
 def confusions(
@@ -24,17 +27,15 @@ def confusions(
     device: torch.device | str = "cpu",
     rank: int = 0,
     world: int = 1,
-    batch_size: int = 1,
 ) -> Tensor:
     """Confusion matrix of every image, in the order of the pairs.
 
     Args:
         model: called with normalised (N, 3, H, W); put into eval mode, and back into the mode that it had.
         tile_set: the data, with its ignore index.
-        pairs: the images; sizes may differ where ``batch_size`` is 1.
+        pairs: the images, of any sizes; small ones that follow each other and share a size go together.
         device: of the model.
         rank, world: this process and how many share the images; every process gets every matrix.
-        batch_size: images at a time.
 
     Returns:
         (images, K, K) int64, rows = label.
@@ -43,8 +44,8 @@ def confusions(
     model.eval()
     tiles, mine = Tiles(tile_set, pairs), list(range(rank, len(pairs), world))
     found: list[tuple[int, Tensor]] = []
-    for start in range(0, len(mine), batch_size):
-        items = [tiles[i] for i in mine[start : start + batch_size]]
+    for _, group in itertools.groupby((tiles[i] for i in mine), key=_batch_key()):
+        items = list(group)
         images = torch.stack([item["image"] for item in items]).to(device)
         masks = torch.stack([item["mask"] for item in items]).to(device)
         predictions = model(normalise(images, model.mean, model.std)).argmax(1)  # (N, K, H, W) -> (N, H, W)
@@ -54,6 +55,17 @@ def confusions(
     if world > 1:
         found = gather_object(found)
     return torch.stack([matrix for _, matrix in sorted(found, key=lambda pair: pair[0])])
+
+
+def _batch_key() -> Callable[[dict], tuple]:
+    """A key for `itertools.groupby`: it changes where an image's size does, or where a batch is full."""
+    count = itertools.count()
+
+    def key(item: dict) -> tuple:
+        shape = item["mask"].shape
+        return shape, next(count) // max(1, BATCH_PIXELS // shape.numel())
+
+    return key
 
 
 def evaluate_run(run: Path | str, data: str | None = None, split: str | None = None) -> dict:
