@@ -23,14 +23,16 @@ class Config:
         model: ktda | unet | deeplabv3plus | pspnet | segformer | upernet | teacher.
         student: SMP encoder; student_weights: none | imagenet | FILE; student_norm: LayerNorm per level;
         student_drop_path: stochastic depth of a ``tu-`` encoder; student_frozen: train all but the encoder.
-        teacher: timm name, hub id, file, "random"; teacher_pretrained; teacher_blocks: empty for the default four;
-        teacher_norm: last | all; teacher_resample: timm | authors.
+        teacher: timm name, hub id, file, "demo", "random"; teacher_pretrained; teacher_blocks: empty for the default
+        four; teacher_norm: last | all; teacher_resample: timm | authors; teacher_images: own | other (a control: the
+        maps of another tile of the batch, alike in statistics but without knowledge of this image).
         fam: the alignment; neck_scales: empty leaves the neck out; neck_width: its output channels, 0 as the teacher.
         fmm: vit | mlp | none; fmm_depth, fmm_heads.
         decoder: upernet | segformer; decoder_channels; dropout: of channels, in both heads.
         auxiliary: fmm | fam | none; auxiliary_channels; auxiliary_weight of its cross-entropy.
     Losses:
-        distill_weight: of the distillation term, 0 leaves the teacher out; distill_levels: which levels it reads.
+        distill_weight: of the distillation term, 0 leaves the teacher out; distill_levels: which levels it reads;
+        distill_sum: the sum of their maps instead of each.
         alpha: share of KL; temperature; kl_axis: width | channel | spatial; reduction: authors | mean.
         standardise: teacher maps by fixed per-channel statistics of the training set.
         student_passes: 1, or 2 as the authors run the student.
@@ -38,7 +40,9 @@ class Config:
     Data:
         protocol: honest (select on held-out data, score the reported split once) | paper (select on the
         reported split); holdout: share of train held out where there is no split to select on.
-        tiles, scenes: use only so many labelled training tiles, scenes (0: all), drawn by the seed.
+        tiles, scenes: use only so many labelled training tiles, scenes (0: all), drawn by the seed; class_tiles: in
+        such a draw every class occurs in at least so many tiles; unlabelled: tiles per batch, besides batch_size,
+        of those left out, for the distillation term only.
         crop: side in pixels, 0 the whole tile; hflip, vflip: probabilities; rot90; photometric: the authors'.
     Optimisation:
         steps of the optimiser; batch_size per process; accumulate: batches per step.
@@ -58,6 +62,7 @@ class Config:
     teacher_blocks: tuple[int, ...] = ()
     teacher_norm: str = "last"
     teacher_resample: str = "timm"
+    teacher_images: str = "own"
     fam: bool = True
     neck_scales: tuple[float, ...] = (4.0, 2.0, 1.0, 0.5)
     neck_width: int = 0
@@ -72,6 +77,7 @@ class Config:
     auxiliary_weight: float = 0.4
     distill_weight: float = 1.0
     distill_levels: tuple[int, ...] = (0, 1, 2, 3)
+    distill_sum: bool = False
     alpha: float = 0.5
     temperature: float = 1.0
     kl_axis: str = "width"
@@ -86,6 +92,8 @@ class Config:
     holdout: float = 0.2
     tiles: int = 0
     scenes: int = 0
+    class_tiles: int = 0
+    unlabelled: int = 0
     crop: int = 0
     hflip: float = 0.5
     vflip: float = 0.0
@@ -122,6 +130,8 @@ class Config:
             raise InputError(f"teacher_blocks={self.teacher_blocks}; expected four, one per level")
         if self.neck_width and not self.neck_scales:
             raise InputError("neck_width is set but neck_scales is empty: without a neck the width is the teacher's")
+        if self.class_tiles and not (self.tiles or self.scenes):
+            raise InputError("class_tiles is set but neither tiles nor scenes: nothing is drawn")
         if 0 < self.crop < 32:
             raise InputError(f"crop={self.crop}; expected 0, the whole tile, or at least 32, the student's last stride")
         if not all(0 <= w < _INF for w in self.class_weights):
@@ -142,6 +152,7 @@ _CHOICES: dict[str, tuple] = {
     "model": ("ktda", "unet", "deeplabv3plus", "pspnet", "segformer", "upernet", "teacher"),
     "teacher_norm": ("last", "all"),
     "teacher_resample": ("timm", "authors"),
+    "teacher_images": ("own", "other"),
     "fmm": ("vit", "mlp", "none"),
     "decoder": ("upernet", "segformer"),
     "auxiliary": ("fmm", "fam", "none"),
@@ -156,7 +167,9 @@ _CHOICES: dict[str, tuple] = {
 _RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("dropout", "student_drop_path"), (0, 0.99)),
     **dict.fromkeys(("alpha", "hflip", "vflip", "warmup_start"), (0, 1)),
-    **dict.fromkeys(("neck_width", "tiles", "scenes", "crop", "workers", "seed"), (0, _INF)),
+    **dict.fromkeys(
+        ("neck_width", "tiles", "scenes", "class_tiles", "unlabelled", "crop", "workers", "seed"), (0, _INF)
+    ),
     **dict.fromkeys(("auxiliary_weight", "distill_weight", "dice_weight", "focal_weight"), (0, _INF)),
     **dict.fromkeys(("learning_rate", "weight_decay", "poly_power"), (0, _INF)),
     **dict.fromkeys(("warmup_steps", "poly_begin", "checkpoint_steps"), (0, _INF)),
@@ -199,6 +212,24 @@ PRESETS: dict[str, dict] = {
         "protocol": "paper",
         "workers": 4,
     },
+}
+# The laboratory's: well under a minute on one core, on whole tiles of 64 px, so that the teacher's maps can be kept.
+PRESETS["grid"] = _SMALL | {
+    "student": "tu-mobilenetv3_small_050",
+    "teacher": "demo",
+    "fmm_heads": 2,
+    "decoder_channels": 32,
+    "auxiliary_channels": 32,
+    "photometric": False,
+    "steps": 200,
+    "batch_size": 8,
+    "learning_rate": 1.2e-2,
+    "warmup_steps": 20,
+    "poly_begin": 20,
+    "evaluate_epochs": 25,
+    "tiles": 32,
+    "scenes": 5,
+    "class_tiles": 8,
 }
 # The cloud set's schedule differs: warm-up to step 2,000 overlaps the decay from 1,000; both multiply.
 PAPER_CLOUD = {"steps": 80_000, "batch_size": 2, "warmup_steps": 2_000, "poly_begin": 1_000}

@@ -31,7 +31,8 @@ from ktda.runs.progress import CHECKPOINT, Progress
 from ktda.runs.record import sigterm_as_exit
 from ktda.runs.weights import read_json
 from ktda.seeding import derive_seed
-from ktda.teacher import Teacher, channel_statistics, standardise
+from ktda.targets import Targets
+from ktda.teacher import Teacher
 
 CACHED_TILES = 256  # sets up to this size stay decoded in memory
 
@@ -56,7 +57,8 @@ def train(data: str, config: Config, out: Path | str, resume: bool = False, init
     if check_folder(out, data, config, resume, init):
         return read_json(out / "metrics.json")
     before, tile_set = earlier_manifest(out), open_data(data)
-    splits = choose_splits(tile_set, config.protocol, config.holdout, config.tiles, config.scenes, config.seed)
+    drawn = (config.tiles, config.scenes, config.seed, config.class_tiles)
+    splits = choose_splits(tile_set, config.protocol, config.holdout, *drawn)
     if config.class_weights and len(config.class_weights) != tile_set.num_classes:
         raise InputError(f"{len(config.class_weights)} class_weights for {tile_set.num_classes} classes")
     accelerator = _accelerator(config)
@@ -97,16 +99,7 @@ def _accelerator(config: Config) -> Accelerator:
 
 
 class Trainer:
-    """The loop and its losses.
-
-    Args:
-        accelerator: device, precision, processes.
-        config: settings.
-        model: a segmenter; moved to the device.
-        teacher: asked once per batch if the config distils.
-        tile_set, splits: data.
-        out: run folder.
-    """
+    """The loop and its losses; the teacher is asked if the config distils."""
 
     def __init__(
         self,
@@ -119,7 +112,8 @@ class Trainer:
         out: Path,
     ) -> None:
         self.accelerator, self.config, self.ignore_index = accelerator, config, tile_set.ignore_index
-        self.teacher = teacher if config.distils else None
+        keep = not (config.crop or config.photometric) and accelerator.device.type == "cpu"  # images come again
+        self.targets = Targets(teacher, config.standardise, config.teacher_images, keep) if config.distils else None
         holder = getattr(model, "student", getattr(model, "network", None))
         if config.student_frozen and holder is None:
             raise InputError("student_frozen=true, but model=teacher has no student")
@@ -129,7 +123,9 @@ class Trainer:
         weights = config.class_weights
         self.class_weights = torch.tensor(weights, device=accelerator.device) if weights else None
         augment = Augment(config.hflip, config.vflip, config.rot90, config.crop or None, config.photometric)
-        self.tiles = Tiles(tile_set, splits.train, augment, config.seed, cache=len(splits.train) <= CACHED_TILES)
+        # the unlabelled tiles follow the labelled ones
+        pairs, self.labelled = splits.train + (splits.unlabelled if config.unlabelled else []), len(splits.train)
+        self.tiles = Tiles(tile_set, pairs, augment, config.seed, len(pairs) <= CACHED_TILES, self.labelled)
         bare = accelerator.unwrap_model(self.model)
         self.progress = Progress(accelerator, config, bare, self.optimiser, tile_set, splits, out)
         self.stream()  # refuses too few tiles before anything is written
@@ -137,19 +133,19 @@ class Trainer:
     def stream(self) -> BatchStream:
         """The batches that are left."""
         c, a = self.config, self.accelerator
-        total = c.steps * c.accumulate
-        return BatchStream(
-            len(self.tiles), c.batch_size, total, self.progress.batch, c.seed, a.process_index, a.num_processes
-        )
+        place = (self.progress.batch, c.seed, a.process_index, a.num_processes)
+        extra = len(self.tiles) - self.labelled
+        return BatchStream(self.labelled, c.batch_size, c.steps * c.accumulate, *place, c.unlabelled, extra)
 
     def fit(self, resume: bool = False) -> None:
         """The loop, to the last step; its bar shows on a terminal only."""
         config, progress, rank = self.config, self.progress, self.accelerator.process_index
         if resume:
             progress.load()
-        if self.teacher and config.standardise and not progress.statistics:
-            images = (self.tiles[i]["image"][None].to(self.accelerator.device) for i in range(len(self.tiles)))
-            progress.statistics = channel_statistics(self.teacher, images)
+        if self.targets:
+            self.targets.statistics = progress.statistics
+            self.targets.measure((self.tiles[i]["image"] for i in range(self.labelled)), self.accelerator.device)
+            progress.statistics = self.targets.statistics
         stream, begun, due = self.stream(), time.perf_counter() - progress.seconds, False
         loader = DataLoader(self.tiles, batch_sampler=stream, num_workers=config.workers, collate_fn=collate)
         for item in tqdm(loader, total=stream.batches, initial=progress.batch, disable=rank > 0 or None):
@@ -182,18 +178,19 @@ class Trainer:
     def losses(self, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
         """The weighted terms of one batch: images (N, 3, H, W) in [0, 1], masks (N, H, W)."""
         c, device = self.config, self.accelerator.device
-        images, masks = images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
+        seen, images, masks = images, images.to(device, non_blocking=True), masks.to(device, non_blocking=True)
         bare, twice = self.progress.model, c.student_passes == 2 and c.distils
         out = self.model(normalise(images, bare.mean, bare.std), outputs=True, second_pass=twice)
         ce = {"ignore_index": self.ignore_index, "average": c.ce_average, "class_weights": self.class_weights}
         terms = {"segmentation": segmentation_loss(out.logits, masks, **ce, dice=c.dice_weight, focal=c.focal_weight)}
         if out.auxiliary_logits is not None:
             terms["auxiliary"] = c.auxiliary_weight * segmentation_loss(out.auxiliary_logits, masks, **ce)
-        if self.teacher:
+        if self.targets:
             with self.accelerator.autocast():
-                maps = self.teacher(images)
-            maps = standardise(maps, self.progress.statistics) if c.standardise else maps
+                maps = self.targets(seen, device)
             students, teachers = ([m[i] for i in c.distill_levels] for m in (out.aligned, maps))
+            if c.distill_sum:
+                students, teachers = [sum(students)], [sum(teachers)]
             distillation = distillation_loss(students, teachers, c.alpha, c.temperature, c.kl_axis, c.reduction)
             terms["distillation"] = c.distill_weight * distillation
         return terms

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from tiny_sets import put_image, put_mask
 
 from ktda.data.folder import TileSet
 from ktda.data.protocol import choose_splits
@@ -141,3 +143,34 @@ def test_what_does_not_suffice_is_one_line(tmp_path: Path, splits: dict, setting
     with pytest.raises(InputError, match=message) as caught:
         choose_splits(make_names(tmp_path, splits), **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_left_out_is_unlabelled(cloud_like: TileSet) -> None:
+    splits = choose_splits(cloud_like, scenes=4, tiles=7, seed=1)
+    assert len(splits.train) == 7
+    assert sorted(stems(splits.train + splits.unlabelled)) == stems(cloud_like.pairs("train"))
+    assert choose_splits(cloud_like).unlabelled == []
+
+
+def test_a_draw_with_every_class_in_enough_tiles(tmp_path: Path) -> None:
+    root = tmp_path / "rare"
+    for tile in range(30):  # class 1 in 6 tiles, all of three scenes of ten
+        mask = np.zeros((4, 4), np.uint8)
+        mask[0, 0] = tile < 9 and tile % 3 != 2
+        stem = f"train{tile // 3}_patch_{tile}"
+        put_image(root / "img_dir/train" / f"{stem}.png", tile, (4, 4))
+        put_mask(root / "ann_dir/train" / f"{stem}.png", mask)
+    put_image(root / "img_dir/val/a.png", 0, (4, 4))
+    put_mask(root / "ann_dir/val/a.png", np.zeros((4, 4), np.uint8))
+    rare = TileSet("rare", root, ("a", "b"), ((0, 0, 0), (1, 1, 1)), scene="^(.+)_patch_")
+
+    def draw(seed: int, class_tiles: int) -> list:
+        return choose_splits(rare, "paper", scenes=4, tiles=9, seed=seed, class_tiles=class_tiles).train
+
+    for seed in range(5):
+        chosen = draw(seed, 3)
+        assert sum(bool(rare.read(pair)[1].any()) for pair in chosen) >= 3
+        assert chosen == draw(seed, 3)
+        assert draw(seed, 1) == draw(seed, 0) or not any(rare.read(pair)[1].any() for pair in draw(seed, 0))
+    with pytest.raises(InputError, match="no 500 draws of 9 tiles of rare have every class in 7 of them; lower"):
+        draw(0, 7)

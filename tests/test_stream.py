@@ -72,3 +72,27 @@ def test_collate_stacks_tiles_of_one_size() -> None:
 def test_collate_names_sizes_that_differ() -> None:
     with pytest.raises(InputError, match="tiles of one batch are 6x4, 8x4 pixels; set crop, to at most 4"):
         collate([item(4, 6), item(4, 8)])
+
+
+@pytest.mark.parametrize("start", range(9))
+def test_unlabelled_tiles_follow_in_an_endless_order_of_their_own(start: int) -> None:
+    settings = {"size": 6, "batch_size": 2, "batches": 9, "seed": 5, "unlabelled": 3, "extra": 7}
+    whole = list(BatchStream(**settings))
+    assert list(BatchStream(**settings, start=start)) == whole[start:]
+    assert [batch[:2] for batch in whole] == list(BatchStream(size=6, batch_size=2, batches=9, seed=5))
+    drawn = [item for batch in whole for item in batch[2:]]
+    assert len(drawn) == 27
+    for turn in range(3):  # whole passes over the seven
+        assert sorted(drawn[7 * turn : 7 * turn + 7]) == [(turn, 6 + i) for i in range(7)]
+    assert [i for _, i in drawn[:7]] != [i for _, i in drawn[7:14]]
+
+
+def test_processes_share_the_unlabelled_tiles() -> None:
+    settings = {"size": 8, "batch_size": 2, "batches": 4, "unlabelled": 2, "extra": 16}
+    drawn = [item for rank in (0, 1) for b in BatchStream(**settings, rank=rank, world=2) for item in b[2:]]
+    assert sorted(i for _, i in drawn) == list(range(8, 24))
+
+
+def test_more_unlabelled_tiles_than_there_are_is_one_clear_error() -> None:
+    with pytest.raises(InputError, match="unlabelled=3, but 2 training tiles are left out"):
+        BatchStream(size=6, batch_size=2, batches=1, unlabelled=3, extra=2)

@@ -6,13 +6,16 @@ The reported split is scored once.
 paper: select on the reported split, as the authors' code does (grass: val; cloud: its "val" reads the test folder).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from ktda.data.folder import Pair, TileSet
 from ktda.errors import InputError
 from ktda.seeding import derive_seed, generator
+
+_ATTEMPTS = 500  # draws before class_tiles is called out of reach
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Splits:
         train: tiles with labels that the optimiser sees.
         select: tiles on which the kept weights are chosen, and the name of where they came from.
         report: tiles of the reported split, and its name.
+        unlabelled: tiles of the training split that `tiles` and `scenes` leave out; their labels are not read.
     """
 
     train: list[Pair]
@@ -30,6 +34,7 @@ class Splits:
     select_name: str
     report: list[Pair]
     report_name: str
+    unlabelled: list[Pair] = field(default_factory=list)
 
 
 def choose_splits(
@@ -39,6 +44,7 @@ def choose_splits(
     tiles: int = 0,
     scenes: int = 0,
     seed: int = 0,
+    class_tiles: int = 0,
 ) -> Splits:
     """The tiles of a run.
 
@@ -49,6 +55,7 @@ def choose_splits(
             seed, so that runs can be compared.
         tiles, scenes: keep only so many training tiles, scenes; 0 keeps all. Drawn by `seed`.
         seed: of the draw.
+        class_tiles: draw again until every class occurs in at least so many of the tiles.
 
     Raises:
         InputError: no split to train on or to report, an empty one, or fewer tiles or scenes than asked for.
@@ -72,7 +79,9 @@ def choose_splits(
     else:
         train, select = _hold_out(tile_set, train, holdout)
         name = "held out of train"
-    return Splits(_subset(tile_set, train, tiles, scenes, seed), select, name, report, reported)
+    chosen = _draw(tile_set, train, tiles, scenes, seed, class_tiles)
+    kept = {pair.stem for pair in chosen}
+    return Splits(chosen, select, name, report, reported, [pair for pair in train if pair.stem not in kept])
 
 
 def _scenes(tile_set: TileSet, pairs: list[Pair]) -> dict[str, list[Pair]]:
@@ -96,18 +105,37 @@ def _hold_out(tile_set: TileSet, pairs: list[Pair], share: float) -> tuple[list[
     return kept, [p for p in pairs if tile_set.scene_of(p.stem) in held]
 
 
-def _subset(tile_set: TileSet, pairs: list[Pair], tiles: int, scenes: int, seed: int) -> list[Pair]:
+def _draw(tile_set: TileSet, pairs: list[Pair], tiles: int, scenes: int, seed: int, class_tiles: int) -> list[Pair]:
+    """The first draw in which every class occurs in enough tiles."""
+    if not class_tiles:
+        return _subset(tile_set, pairs, tiles, scenes, seed)
+    present: dict[str, np.ndarray] = {}  # stem -> (K,) whether the class occurs
+    for attempt in range(_ATTEMPTS):
+        chosen = _subset(tile_set, pairs, tiles, scenes, seed, *([attempt] if attempt else []))
+        for pair in chosen:
+            if pair.stem not in present:
+                present[pair.stem] = np.isin(np.arange(tile_set.num_classes), tile_set.read(pair)[1])
+        counts = np.sum([present[pair.stem] for pair in chosen], axis=0)
+        if counts.min() >= class_tiles:
+            return chosen
+    raise InputError(
+        f"no {_ATTEMPTS} draws of {len(chosen)} tiles of {tile_set.name} have every class in {class_tiles} of them; "
+        "lower class_tiles, or raise tiles or scenes"
+    )
+
+
+def _subset(tile_set: TileSet, pairs: list[Pair], tiles: int, scenes: int, seed: int, *attempt: int) -> list[Pair]:
     """So many scenes, then so many of their tiles, drawn by the seed."""
     if scenes:
         names = sorted(_scenes(tile_set, pairs))
         if scenes > len(names):
             raise InputError(f"scenes={scenes}, but {tile_set.name} has {len(names)} training scenes; 0 takes all")
-        order = torch.randperm(len(names), generator=generator(seed, "scenes")).tolist()
+        order = torch.randperm(len(names), generator=generator(seed, "scenes", *attempt)).tolist()
         chosen = {names[i] for i in order[:scenes]}
         pairs = [p for p in pairs if tile_set.scene_of(p.stem) in chosen]
     if tiles:
         if tiles > len(pairs):
             raise InputError(f"tiles={tiles}, but {tile_set.name} has {len(pairs)} to train on; 0 takes all")
-        order = torch.randperm(len(pairs), generator=generator(seed, "tiles")).tolist()
+        order = torch.randperm(len(pairs), generator=generator(seed, "tiles", *attempt)).tolist()
         pairs = [pairs[i] for i in sorted(order[:tiles])]
     return pairs

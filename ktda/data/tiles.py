@@ -26,6 +26,8 @@ class Tiles(Dataset):
         augment: Applied to items asked for by (epoch, index).
         seed: First part of the key of the random draws.
         cache: Keep decoded tiles in memory: about 4 bytes per pixel, per process.
+        labelled: Of how many pairs, from the first on, the labels may be seen (None: all); the masks of the others
+            hold nothing but the ignored label.
     """
 
     tile_set: TileSet
@@ -33,6 +35,7 @@ class Tiles(Dataset):
     augment: Augment | None = None
     seed: int = 0
     cache: bool = False
+    labelled: int | None = None
     decoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -52,6 +55,8 @@ class Tiles(Dataset):
         if tile is None:
             image, mask = self.tile_set.read(self.pairs[index])
             tile = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)  # (H, W, 3) -> (3, H, W)
+            if self.labelled is not None and index >= self.labelled:
+                tile = tile[0], torch.full_like(tile[1], self.tile_set.ignore_index)
             if self.cache:
                 self.decoded[index] = tile
         if self.augment is not None and epoch is not None:
