@@ -11,7 +11,15 @@ import ktda
 from ktda.data.spec import read_spec
 
 DOWNLOADS = ("grass", "cloud")
-DEMOS = ("demo_grass", "demo_cloud")
+# Simulated sets, made on first use: the arguments of `make_world`. The laboratory's sets hold many scenes, so that
+# few labelled ones can be compared with many, and small tiles, so that a run is short.
+_LAB = {"tiles": 2000, "val": 144, "test": 288, "size": 64, "seed": 1}
+DEMOS: dict[str, dict[str, Any]] = {
+    "demo_grass": {"name": "demo_grass"},
+    "demo_cloud": {"name": "demo_cloud"},
+    "lab_grass": {"name": "demo_grass"} | _LAB,
+    "lab_cloud": {"name": "demo_cloud"} | _LAB,
+}
 SAMPLE = "l8_biome_sample"
 NAMES = (*DOWNLOADS, SAMPLE, *DEMOS)
 
@@ -29,7 +37,7 @@ def data_root() -> Path:
 
 def spec_file(name: str) -> Path:
     """The ``dataset.yaml`` that the package ships for a data set (demo sets have the classes of the real ones)."""
-    return Path(__file__).parent / "sets" / f"{name.removeprefix('demo_')}.yaml"
+    return Path(__file__).parent / "sets" / f"{name.removeprefix('demo_').removeprefix('lab_')}.yaml"
 
 
 @functools.cache
@@ -52,7 +60,7 @@ def how_to_get(name: str) -> str:
     if name in DOWNLOADS:
         return f"`ktda data fetch {name}`"
     if name in DEMOS:
-        return f"made on first use, or `ktda data make {name}`"
+        return "made on first use" + (f", or `ktda data make {name}`" if name.startswith("demo_") else "")
     return f"put the folder at {data_root() / name}, or name the folder that holds data/{name} in KTDA_SHARED"
 
 
@@ -63,4 +71,4 @@ def make_demo(name: str) -> Path:
     root = data_root() / name
     root.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(root.with_name(f".{name}.lock")):
-        return root if root.is_dir() else make_world(name, root)
+        return root if root.is_dir() else make_world(out=root, **DEMOS[name])

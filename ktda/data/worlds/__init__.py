@@ -4,6 +4,7 @@ Everything follows from (name, world, seed, scene index). Source and target neve
 terrain seeds come from two halves of the number range.
 """
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -22,7 +23,6 @@ from ktda.errors import InputError
 
 NAMES = {"demo_grass": grass, "demo_cloud": clouds}
 WORLDS = ("source", "target")
-SPLITS = {"train": 1.0, "val": 0.5, "test": 1.0}  # tiles, relative to `tiles`
 GRID = 3  # a scene is GRID x GRID tiles
 FIRST_SCENE = {"train": 0, "val": 10_000, "test": 20_000}
 
@@ -77,8 +77,8 @@ def render_views(
         seed: of the world.
         scene_index: as in `render_scene`; the first view is the image of that scene.
         size_px: side in pixels.
-        same_weather: whether both views show the same clouds (two satellites, a moment apart) or each its own
-            (two dates). Without meaning for ``demo_grass``.
+        same_weather: both views are a moment apart: the same clouds and the same sun, so the same shadows. Otherwise
+            each has its own (two dates).
 
     Returns:
         Two images (size_px, size_px, 3) uint8.
@@ -91,18 +91,29 @@ def render_views(
 
 def _render(name: str, world: str, ground: int, size: int, view: int = 0, weather: int = 0) -> Scene:
     conditions = draw_conditions(rng_of(ground, "conditions", view), world)
+    if weather == 0 and view:  # a moment later the sun has not moved
+        before = draw_conditions(rng_of(ground, "conditions", 0), world)
+        sun = {"sun_elevation": before.sun_elevation, "sun_azimuth": before.sun_azimuth}
+        conditions = dataclasses.replace(conditions, **sun)
     draws = rng_of(ground, "terrain"), rng_of(ground, "weather", weather), rng_of(ground, "sensor", view)
     return Scene(*NAMES[name].render(*draws, conditions, size), conditions)
 
 
 def make_world(
-    name: str, out: str | Path, world: str = "target", tiles: int = 96, size: int = 128, seed: int = 0
+    name: str,
+    out: str | Path,
+    world: str = "target",
+    tiles: int = 96,
+    size: int = 128,
+    seed: int = 0,
+    val: int | None = None,
+    test: int | None = None,
 ) -> Path:
     """Write a simulated data set in the authors' layout.
 
-    `tiles` training tiles, half as many for validation and as many for test. Every split has scenes of its own;
-    a scene is cut into 3 x 3 tiles. The files of a split, sorted, go round its scenes, so that the first n
-    tiles come from as many scenes as there are; the stem carries the scene: ``00007_s00002_r1_c0``.
+    `tiles` training tiles; half as many for validation and as many for test, if not told otherwise. Every split has
+    scenes of its own; a scene is cut into 3 x 3 tiles. The files of a split, sorted, go round its scenes, so that
+    the first n tiles come from as many scenes as there are; the stem carries the scene: ``00007_s00002_r1_c0``.
 
     Args:
         name: ``demo_grass`` or ``demo_cloud``.
@@ -111,6 +122,7 @@ def make_world(
         tiles: number of training tiles, at least 2.
         size: side of a tile in pixels, 32 to 512; what the pixels show stays as large.
         seed: of the world.
+        val, test: number of validation and of test tiles.
 
     Returns:
         The root, with ``img_dir/{train,val,test}``, ``ann_dir/{train,val,test}`` and ``dataset.yaml``.
@@ -130,10 +142,14 @@ def make_world(
     beside = out.with_name(f".{out.name}.{os.getpid()}.part")
     shutil.rmtree(beside, ignore_errors=True)
     try:
-        for split, share in SPLITS.items():
+        counts = {
+            "train": tiles,
+            "val": round(tiles / 2) if val is None else val,
+            "test": tiles if test is None else test,
+        }
+        for split, count in counts.items():
             for folder in ("img_dir", "ann_dir"):
                 (beside / folder / split).mkdir(parents=True)
-            count = round(tiles * share)
             scenes = -(-count // GRID**2)
             for scene in range(scenes):
                 ordinals = range(scene, count, scenes)
