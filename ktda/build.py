@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ktda.config import Config
 from ktda.errors import InputError
 from ktda.model import BASELINES, KTDA, Baseline, TeacherSegmenter
-from ktda.runs.record import write_beside
-from ktda.runs.weights import read_json, read_tensors
+from ktda.runs.record import read_json, write_beside
+from ktda.runs.weights import read_tensors
 from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 FORMAT = 1

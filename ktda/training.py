@@ -28,8 +28,7 @@ from ktda.model import normalise
 from ktda.optimisation import learning_rate, parameter_groups
 from ktda.runs.folder import check_folder, earlier_manifest, start_manifest
 from ktda.runs.progress import CHECKPOINT, Progress
-from ktda.runs.record import sigterm_as_exit
-from ktda.runs.weights import read_json
+from ktda.runs.record import read_json, sigterm_as_exit
 from ktda.seeding import derive_seed
 from ktda.targets import Targets
 from ktda.teacher import Teacher

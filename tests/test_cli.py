@@ -54,6 +54,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 def test_the_commands_are_the_documented_ones() -> None:
     documented = {(), ("train",), ("evaluate",), ("notebook",), ("report",), ("data",)}
+    documented |= {("grid",), ("status",)}
     documented |= {("data", name) for name in ("list", "fetch", "check", "make")}
     assert set(COMMANDS) == documented
 

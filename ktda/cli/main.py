@@ -1,4 +1,4 @@
-"""The command line: ``ktda data | train | evaluate | notebook | report``.
+"""The command line: ``ktda data | train | evaluate | grid | status | notebook | report``.
 
 A user's mistake ends in one line and exit code 2. Heavy imports stay inside the commands, so that help is quick.
 """
@@ -12,6 +12,7 @@ import typer
 
 import ktda
 from ktda.cli import data as data_commands
+from ktda.cli.grid import grid, status
 from ktda.cli.notebook import NotebookCommand, notebook, report
 from ktda.errors import InputError
 
@@ -23,6 +24,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data_commands.app, name="data")
+app.command()(grid)
+app.command()(status)
 app.command(cls=NotebookCommand)(notebook)
 app.command()(report)
 
@@ -45,7 +48,7 @@ def _main(
 @app.command()
 def train(
     data: Annotated[str, typer.Argument(help="Name of a data set (ktda data list) or a folder in its layout.")],
-    preset: Annotated[str, typer.Option(help="smoke (seconds), demo (CPU minutes) or paper.")] = "demo",
+    preset: Annotated[str, typer.Option(help="smoke (seconds), demo (CPU minutes), grid or paper.")] = "demo",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
     ] = None,

@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ktda.config import Config
-from ktda.data.folder import TileSet, data_hash, open_data
+from ktda.data.folder import TileSet, data_hash, open_data, read_image
 from ktda.data.protocol import Splits
 from ktda.errors import InputError
-from ktda.runs.record import Manifest, content_hash, machine, now
-from ktda.runs.weights import read_json
+from ktda.runs.record import Manifest, content_hash, machine, now, read_json
 from ktda.teacher import Teacher
 
 
@@ -96,6 +97,7 @@ def start_manifest(
             "name": tile_set.name,
             "hash": data_sha256,
             "classes": list(tile_set.classes),
+            "scene": tile_set.scene,
             "notes": list(tile_set.notes),
             "tiles": {"train": len(splits.train), "select": len(splits.select), "report": len(splits.report)},
             "selected_on": splits.select_name,
@@ -111,8 +113,30 @@ def start_manifest(
             "inference": sum(p.numel() for n, p in model.named_parameters() if not n.startswith("auxiliary_head")),
             "teacher": teacher.parameters if teacher else 0,
         },
+        inference_gflops=inference_gflops(model, read_image(splits.report[0].image).shape[:2], device),
         **more,
     )
+
+
+@torch.inference_mode()
+def inference_gflops(model: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu") -> float:
+    """Floating point operations of one image in inference, in 10^9; a multiply-add counts as two.
+
+    Counted are matrix products, convolutions and attention; sums, norms and activations are not. Every part of the
+    model is left in the mode that it had.
+
+    Args:
+        model: a segmenter.
+        size: rows and columns of the image.
+        device: of the model.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 3, *size, device=device))
+    for module, training in modes:
+        module.training = training
+    return counter.get_total_flops() / 1e9
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -37,6 +37,11 @@ def write_json(path: Path, content: Any) -> None:
     write_beside(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A json file as a dictionary."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def now() -> str:
     """The time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -49,9 +54,9 @@ def content_hash(content: Any) -> str:
 
 @cache
 def source_hash() -> str:
-    """SHA-256 over the package's own Python files, names and contents."""
+    """SHA-256 over the package's own Python files and weights, names and contents."""
     digest = hashlib.sha256()
-    for path in sorted(PACKAGE.rglob("*.py")):
+    for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.safetensors")]):
         digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

@@ -6,7 +6,6 @@ in seconds: one line that names the file to fetch elsewhere and where to put it.
 
 import hashlib
 import http.client
-import json
 import threading
 import urllib.error
 import urllib.request
@@ -151,11 +150,6 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         return {}
     with safe_open(path, "pt") as file:
         return file.metadata() or {}
-
-
-def read_json(path: Path) -> dict:
-    """A json file as a dictionary."""
-    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def file_sha256(path: Path | str) -> str:

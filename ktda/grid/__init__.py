@@ -1,0 +1,1 @@
+"""A table of ablations as runs: planned, run, collected."""

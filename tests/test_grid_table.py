@@ -1,0 +1,138 @@
+"""The table of a grid: what it reads, and one line for everything that could make a row mean something else."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ktda.errors import InputError
+from ktda.grid.table import read_table, select
+
+GOOD = """
+question: does the FMM help?
+preset: smoke
+data: [demo_grass, some/folder]
+seeds: 2
+baseline: full
+settings: {learning_rate: 1e-3, neck_scales: [2, 1, 1, 0.5]}
+rows:
+  - {name: full, group: method, says: full KTDA}
+  - {name: no_fmm, group: modules, says: without FMM, set: {fmm: none}}
+  - {name: no_neck, group: modules, set: {neck_scales: [], neck_width: 0, vflip: 1}}
+  - {name: big, group: student, set: {student: tu-convnext_base}, needs: gpu}
+"""
+
+
+def write(path: Path, text: str = GOOD, **changes: object) -> Path:
+    """The good table with keys replaced, or left out where None."""
+    content = {key: value for key, value in (yaml.safe_load(text) | changes).items() if value is not None}
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def row(**more: object) -> list[dict]:
+    return [{"name": "full", "group": "g"}, {"name": "a", "group": "g"} | more]
+
+
+def test_a_good_table(tmp_path: Path) -> None:
+    path = tmp_path / "small.yaml"
+    path.write_text(GOOD)
+    table = read_table(path)
+    assert (table.name, table.text) == ("small", GOOD)
+    assert (table.data, table.seeds) == (("demo_grass", "some/folder"), (0, 1))
+    assert [r.needs_gpu for r in table.rows] == [False, False, False, True]
+    assert table.rows[1].says == "without FMM"
+    no_neck = table.config(table.rows[2], "demo_grass", 7)
+    assert (no_neck.neck_scales, no_neck.neck_width, no_neck.vflip, no_neck.seed) == ((), 0, 1.0, 7)
+    assert no_neck.learning_rate == 1e-3  # which YAML 1.1 takes for text
+    assert table.config(table.rows[0], "demo_grass", 0).neck_scales == (2.0, 1.0, 1.0, 0.5)
+    assert table.overrides(table.rows[1]) == ["learning_rate=0.001", "neck_scales=2,1,1,0.5", "fmm=none"]
+
+
+def test_data_and_seeds_of_the_command_line_win(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.yaml", seeds=[5, 3])
+    assert read_table(path).seeds == (5, 3)
+    table = read_table(path, ("grass",), 3)
+    assert (table.data, table.seeds) == (("grass",), (0, 1, 2))
+    with pytest.raises(InputError, match="seeds is 0; expected at least 1"):
+        read_table(path, (), 0)
+
+
+def test_the_cloud_schedule_of_the_paper_is_resolved_per_data_set(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.yaml", preset="paper", settings=None, rows=row(set={"batch_size": 2}), data=["grass"])
+    table = read_table(path)
+    assert table.config(table.rows[1], "grass", 0).steps == 23_000
+    with pytest.raises(InputError, match=r"row a has the same settings as the baseline \(full\) on cloud"):
+        read_table(path, ("cloud",))  # whose schedule has that batch size anyway
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"question": None}, "table has no question; expected one sentence"),
+        ({"sedes": 3}, "table has the key 'sedes'; did you mean seeds?"),
+        ({"preset": "large"}, "preset is 'large'; expected one of smoke, "),
+        ({"data": "demo_grass"}, "data is 'demo_grass'; expected a list"),
+        ({"data": ["grass", "grass"]}, "data grass stands there twice"),
+        ({"seeds": 0}, "seeds is 0; expected at least 1"),
+        ({"seeds": True}, "seeds is True; expected"),
+        ({"seeds": [1, 1]}, "different whole numbers"),
+        ({"seeds": [-1]}, "different whole numbers"),
+        ({"baseline": "ful"}, "baseline 'ful' is no row; did you mean full?"),
+        ({"rows": []}, r"rows is \[\]; expected a list of rows"),
+        ({"rows": row()}, r"row a has the same settings as the baseline \(full\)"),
+        ({"rows": [*row(set={"fmm": "mlp"}), {"name": "a", "group": "g", "set": {"fmm": "none"}}]}, "row a .* twice"),
+        (
+            {"rows": [*row(set={"fmm": "mlp"}), {"name": "b", "group": "g", "set": {"fmm": "mlp"}}]},
+            r"row b has the same settings as row a \(a\)",
+        ),
+        ({"rows": [*row()[:1], "no_fmm"]}, "row is 'no_fmm'; expected a mapping with name"),
+        ({"rows": [{"group": "g"}]}, "row has no name"),
+        ({"rows": [{"name": "full"}]}, "row full has no group"),
+        ({"rows": [{"name": "a/b", "group": "g"}]}, "name is 'a/b'; expected letters"),
+        ({"rows": row(overrides={"fmm": "mlp"})}, "row a has the key 'overrides'; expected one of name"),
+        ({"rows": row(needs="tpu")}, "row a: needs is 'tpu'; expected gpu"),
+        ({"rows": row(set={"fmm_dept": 2})}, "row a: unknown setting 'fmm_dept'; did you mean fmm_depth?"),
+        ({"rows": row(set={"fmm": "cnn"})}, "row a: fmm='cnn'; expected one of vit, mlp, none"),
+        ({"rows": row(set={"alpha": "0.3"})}, "row a: alpha='0.3'; expected a number"),
+        ({"rows": row(set={"fam": 0})}, "row a: fam=0; expected true or false"),
+        ({"rows": row(set={"steps": 4.5})}, "row a: steps=4.5; expected a whole number"),
+        ({"rows": row(set={"alpha": 2})}, "row a: alpha=2.0; expected from 0 to 1"),
+        ({"rows": row(set={"seed": 3})}, "seed is set among the overrides; say `seeds"),
+        ({"settings": {"seed": 3}}, "seed is set among the overrides; say `seeds"),
+        ({"settings": {"nek_width": 3}}, "unknown setting 'nek_width'; did you mean neck_width?"),
+        ({"rows": row(set={"fmm": "mlp", "alpha": 0.1, "vflip": 0, "crop": 32})}, "at most 3 settings"),
+    ],
+)
+def test_one_line_for_every_mistake(tmp_path: Path, changes: dict, words: str) -> None:
+    path = write(tmp_path / "t.yaml", **changes)
+    with pytest.raises(InputError, match=words) as caught:
+        read_table(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (GOOD.replace("fmm: none}", "fmm: none, fmm: mlp}"), "fmm stands there twice"),
+        (GOOD + "  - {name: x", "cannot be read as YAML"),
+        ("", "table is None; expected a mapping"),
+    ],
+)
+def test_one_line_for_what_is_no_table(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "t.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=words) as caught:
+        read_table(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="No such file"):
+        read_table(tmp_path / "absent.yaml")
+
+
+def test_rows_to_run(tmp_path: Path) -> None:
+    table = read_table(write(tmp_path / "t.yaml"))
+    assert select(table, ()) == ("full", "no_fmm", "no_neck", "big")
+    assert select(table, ("no_fmm",)) == ("no_fmm",)
+    with pytest.raises(InputError, match="--only nofmm is no row of t; did you mean no_fmm"):
+        select(table, ("nofmm",))
