@@ -142,6 +142,12 @@ class Config:
         """Whether a training step asks the teacher."""
         return self.model == "ktda" and self.fam and self.distill_weight > 0
 
+    @property
+    def transfers(self) -> bool:
+        """Whether the weights of a pretrained teacher reach the run."""
+        asked = self.distils or self.model == "teacher"
+        return asked and self.teacher_pretrained and self.teacher != "random"
+
     def as_dict(self) -> dict:
         """Plain values, for json."""
         return dataclasses.asdict(self)
@@ -184,6 +190,7 @@ _RANGES: dict[str, tuple[float, float]] = {
 # patches of 8 pixels, so these neck scales give the strides 4, 8, 16 and 32; the authors' would give 2 to 16.
 _SMALL = {
     "student": "tu-convnext_atto",
+    "teacher": "demo",
     "neck_scales": (2.0, 1.0, 0.5, 0.25),
     "neck_width": 64,
     "fmm_depth": 1,
@@ -216,7 +223,6 @@ PRESETS: dict[str, dict] = {
 # The laboratory's: well under a minute on one core, on whole tiles of 64 px, so that the teacher's maps can be kept.
 PRESETS["grid"] = _SMALL | {
     "student": "tu-mobilenetv3_small_050",
-    "teacher": "demo",
     "fmm_heads": 2,
     "decoder_channels": 32,
     "auxiliary_channels": 32,
@@ -239,7 +245,7 @@ def make_config(preset: str = "demo", overrides: Mapping | Sequence[str] = (), d
     """A preset with overrides.
 
     Args:
-        preset: smoke (seconds), demo (CPU minutes) or paper (the authors' protocol).
+        preset: smoke (seconds), demo (CPU minutes), grid (a run of an ablation table) or paper (the authors').
         overrides: field -> value (types are checked), or "field=value" strings (converted by the field's type;
             lists are comma-separated, empty for none).
         data: name or folder of the data set; "paper" takes the cloud schedule for cloud and l8_biome_sample.

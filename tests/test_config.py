@@ -190,3 +190,10 @@ def test_a_list_or_an_integer_will_do_where_a_tuple_or_a_float_is_meant() -> Non
 )
 def test_what_asks_the_teacher(overrides: dict, distils: bool) -> None:
     assert make_config("smoke", overrides).distils is distils
+
+
+def test_what_transfers_knowledge() -> None:
+    assert make_config("smoke").transfers
+    assert make_config("smoke", {"model": "teacher"}).transfers
+    for nothing in ({"teacher": "random"}, {"teacher_pretrained": False}, {"distill_weight": 0.0}, {"model": "unet"}):
+        assert not make_config("smoke", nothing).transfers

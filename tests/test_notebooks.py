@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from published_grid import make_published
 
 from ktda.runs.notebook import read_notebook, run_notebook
 
@@ -186,6 +187,8 @@ def test_runs_at_parameters_that_take_seconds(path, tmp_path, tmp_path_factory, 
     values = {name: value for name, value in values.items() if name in declared}
     if "OUT" in declared:
         values["OUT"] = str(tmp_path / "made")
+    if "RESULTS" in declared:
+        values["RESULTS"] = str(make_published(tmp_path_factory.mktemp("published") / "grid"))
     # The demo sets are made once for all notebooks, and never in the reader's own folder.
     monkeypatch.setenv("KTDA_DATA", str(tmp_path_factory.getbasetemp() / "notebook_data"))
     run_notebook(path, values, tmp_path / path.name, cwd=tmp_path, timeout=200)

@@ -13,6 +13,7 @@ SPEC = "classes: [a, b, c]\nscene: '^(.+)_patch_'\n"
 SPLITS = {"train": 6, "val": 3, "test": 2}
 TINY = {
     "student": "tu-test_convnext",
+    "teacher": "random",
     "tiles": 0,
     "crop": 32,
     "neck_width": 16,

@@ -71,4 +71,4 @@ def make_demo(name: str) -> Path:
     root = data_root() / name
     root.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(root.with_name(f".{name}.lock")):
-        return root if root.is_dir() else make_world(out=root, **DEMOS[name])
+        return root if root.is_dir() else make_world(out=root, **DEMOS.get(name, {"name": name}))

@@ -1,7 +1,7 @@
 """What the figures are made of: sizes, fonts and colours, galleries of tiles, bars per class.
 
 Class colours come from the data set's palette; everything else is from Okabe and Ito's colours, which are told apart
-with every common form of colour blindness. Needs the extra ``notebooks``; only `figures` imports this.
+with every common form of colour blindness. Needs the extra ``notebooks``; only figures import this.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -146,9 +146,7 @@ def read_published(folder: Path | str) -> Published:
     missing = [f for f in (RESULTS, TABLE, MATRICES, HISTORIES) if not (found and (found / f).is_file())]
     if missing:
         what = f"has no {missing[0]}" if found else "does not exist"
-        raise InputError(
-            f"{folder} {what}; run `ktda grid TABLE --publish {folder}`"
-        )
+        raise InputError(f"{folder} {what}; run `ktda grid TABLE --publish {folder}`")
     with np.load(found / MATRICES) as archive:
         arrays = {name: archive[name].astype(np.int64) for name in archive.files}
     scenes = {name.removesuffix("_scenes"): arrays.pop(name) for name in list(arrays) if name.endswith("_scenes")}

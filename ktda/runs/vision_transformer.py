@@ -11,11 +11,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ktda.errors import InputError
-from ktda.runs.weights import WeightsRecord, file_sha256, hub_file, read_json, read_metadata, read_tensors
+from ktda.runs.record import read_json
+from ktda.runs.weights import WeightsRecord, file_sha256, hub_file, read_metadata, read_tensors
 from ktda.seeding import seeded
 
 # The tiny vision transformer named "random": 2.7 M parameters, patch 8, made for 128 px.
 TINY = {"img_size": 128, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_heads": 3, "num_classes": 0}
+DEMO = Path(__file__).parent.parent / "pretraining" / "demo_teacher.safetensors"  # see the model card beside it
 METADATA_KEY = "ktda_teacher"  # header of our own teacher files: json with vision_transformer, mean, std
 _NEEDED = ("forward_intermediates", "blocks", "patch_embed", "norm", "embed_dim", "num_prefix_tokens")
 
@@ -25,10 +27,13 @@ def load_vision_transformer(name: str, pretrained: bool = True, seed: int = 0) -
     if name == "random":
         with seeded(seed, "teacher"):
             return VisionTransformer(**TINY, dynamic_img_size=True), WeightsRecord(f"seed {seed}", kind="random")
-    path = Path(name)
+    path = DEMO if name == "demo" else Path(name)
     if path.suffix in (".safetensors", ".pth", ".pt", ".bin"):
         if not path.is_file():
             raise InputError(f"no teacher weights at {path}")
+        if not pretrained:
+            with seeded(seed, "teacher"):
+                return _from_description(name, _describe(path)), WeightsRecord(f"seed {seed}", kind="random")
         return _from_file(path, _describe(path)), WeightsRecord(path.name, file_sha256(path), kind="file")
     if "/" in name:  # a hub id: its config.json names the architecture
         repo = name.removeprefix("hf-hub:").removeprefix("hf_hub:")
