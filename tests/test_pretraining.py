@@ -1,6 +1,7 @@
 """Pretraining without labels: pairs know their places, objectives fall, the file that comes out is a teacher."""
 
 import csv
+import json
 import math
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import torch
 
 from ktda.errors import InputError
 from ktda.pretraining.objectives import DenseContrast, MaskedAutoencoder, info_nce, visible_tokens
-from ktda.pretraining.pretrain import new_transformer, pretrain, save_teacher, write_curve
+from ktda.pretraining.pretrain import SourceProbe, new_transformer, pretrain, save_teacher, write_curve
 from ktda.pretraining.views import ViewPool, draw_pairs, render_pool
+from ktda.runs.vision_transformer import DEMO, METADATA_KEY
+from ktda.runs.weights import file_sha256, read_metadata
 from ktda.teacher import Teacher
 
 
@@ -115,3 +118,26 @@ def test_a_loss_that_is_not_finite_stops_the_run(pool: ViewPool) -> None:
         module.network.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="no longer finite at step 2; lower learning_rate"):
         pretrain(module, pool, 2, batch_size=2)
+
+
+def test_the_packaged_teacher_is_the_one_of_its_card() -> None:
+    header = json.loads(read_metadata(DEMO)[METADATA_KEY])["pretraining"]
+    card = DEMO.with_suffix(".md").read_text()
+    assert file_sha256(DEMO) in card
+    assert DEMO.stat().st_size < 12e6
+    for world in ("demo_grass", "demo_cloud"):
+        assert f"{100 * header[f'probe {world}']:.1f}" in card
+    assert header["recipe"] in card
+    assert f"{header['seconds']:,} s" in card
+
+
+def test_the_packaged_teacher_reads_off_more_than_its_untrained_twin() -> None:
+    """On a few held-out source scenes; the card has the figures over many."""
+    probe = SourceProbe(4)
+    demo, twin = Teacher("demo"), Teacher("demo", pretrained=False, seed=1)
+    assert (demo.dim, demo.patch, demo.blocks) == (twin.dim, twin.patch, twin.blocks) == (192, 8, (1, 2, 4, 5))
+    assert demo.record.kind == "file"
+    assert twin.record.kind == "random"
+    learned, untrained = (probe(lambda images, t=t: t(images)[-1]) for t in (demo, twin))
+    assert learned["demo_grass"] > untrained["demo_grass"] + 0.08
+    assert learned["demo_cloud"] > untrained["demo_cloud"] + 0.01
