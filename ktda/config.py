@@ -42,7 +42,7 @@ class Config:
         reported split); holdout: share of train held out where there is no split to select on.
         tiles, scenes: use only so many labelled training tiles, scenes (0: all), drawn by the seed; class_tiles: in
         such a draw every class occurs in at least so many tiles; unlabelled: tiles per batch, besides batch_size,
-        of those left out, for the distillation term only.
+        of those left out, whose labels no loss sees: they reach the distillation term (and BatchNorm statistics).
         crop: side in pixels, 0 the whole tile; hflip, vflip: probabilities; rot90; photometric: the authors'.
     Optimisation:
         steps of the optimiser; batch_size per process; accumulate: batches per step.
@@ -132,6 +132,8 @@ class Config:
             raise InputError("neck_width is set but neck_scales is empty: without a neck the width is the teacher's")
         if self.class_tiles and not (self.tiles or self.scenes):
             raise InputError("class_tiles is set but neither tiles nor scenes: nothing is drawn")
+        if self.unlabelled and not self.distils:
+            raise InputError("unlabelled is set, but without distillation nothing is learned from such tiles")
         if 0 < self.crop < 32:
             raise InputError(f"crop={self.crop}; expected 0, the whole tile, or at least 32, the student's last stride")
         if not all(0 <= w < _INF for w in self.class_weights):

@@ -12,7 +12,7 @@ KEPT_BYTES = 2**29  # of maps in memory; what comes after that is computed each 
 
 
 class Targets:
-    """The frozen teacher, asked once per image.
+    """The frozen teacher, asked for a batch.
 
     Args:
         teacher: any teacher.

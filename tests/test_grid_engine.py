@@ -60,6 +60,19 @@ def finish(run: plan.Run, folder: Path, seconds: int = 60) -> None:
 # Identity
 
 
+def test_a_file_that_a_setting_names_is_part_of_the_identity(tmp_path: Path, tiny_set: Path) -> None:
+    weights = tmp_path / "teacher.safetensors"
+    ids = []
+    for content in (b"one", b"two", b"one"):
+        weights.write_bytes(content)
+        ids.append([run.id for run in runs_of(tmp_path, tiny_set, other={"teacher": str(weights)})])
+        time.sleep(0.01)  # the file's time tells a change
+    assert ids[0] == ids[2]
+    changed = [a != b for a, b in zip(ids[0], ids[1], strict=True)]
+    assert any(changed)
+    assert not all(changed)  # the baseline names no file
+
+
 def test_a_run_is_its_settings_its_data_and_the_source(tmp_path: Path, tiny_set: Path, monkeypatch) -> None:
     first = runs_of(tmp_path, tiny_set)
     assert [(r.row, r.seed) for r in first] == [("full", 0), ("full", 1), ("no_fmm", 0), ("no_fmm", 1)]

@@ -123,6 +123,18 @@ def test_pages_load_nothing_from_the_network_and_their_links_resolve(world):
     assert "preset is smoke" in (root / "reports" / "build" / "00_first.html").read_text()
 
 
+def test_other_results_are_another_input(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert module.results_hash({"OUT": "x"}) is None
+    assert module.results_hash({"RESULTS": "nowhere"}) is None
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "results.csv").write_text("id\n1\n")
+    before = module.results_hash({"RESULTS": "made"})
+    assert before == module.results_hash({"RESULTS": "made"})
+    (tmp_path / "made" / "results.csv").write_text("id\n2\n")
+    assert module.results_hash({"RESULTS": "made"}) != before
+
+
 def test_runs_again_only_what_changed_or_failed(world, monkeypatch):
     root, _, _ = world
     folder, out = root / "notebooks", root / "reports"
@@ -134,6 +146,7 @@ def test_runs_again_only_what_changed_or_failed(world, monkeypatch):
         read = read_notebook(path)
         values = {name: parameter.default for name, parameter in read.parameters.items()} | parameters
         about = {"source_sha256": read.sha256, "parameters": values, "source_hash": module.source_hash()}
+        about["results_sha256"] = module.results_hash(values)
         end = {"status": "finished", "start": now(), "end": now()}
         write_json(output.with_suffix(".manifest.json"), about | {"versions": versions()} | end)
 

@@ -56,7 +56,9 @@ def grid(
         log = out / "runs" / f"{run.id}.log"
         typer.echo(f"ktda: failed: {run}; see {log if log.exists() else out / 'snakemake.log'}", err=True)
     typer.echo(f"results: {out / 'results.csv'}")
-    if publish:
+    if publish and failed:
+        typer.echo(f"ktda: not published: {len(failed)} runs failed, and what is left would be a selection", err=True)
+    elif publish:
         from ktda.grid.results import publish as copy
 
         copy(out, publish)

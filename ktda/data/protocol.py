@@ -26,7 +26,8 @@ class Splits:
         train: tiles with labels that the optimiser sees.
         select: tiles on which the kept weights are chosen, and the name of where they came from.
         report: tiles of the reported split, and its name.
-        unlabelled: tiles of the training split that `tiles` and `scenes` leave out; their labels are not read.
+        unlabelled: tiles of the training split that `tiles` and `scenes` leave out; no loss sees their labels (a draw
+            with `class_tiles` looks at the labels of the whole split to choose).
     """
 
     train: list[Pair]

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ktda.data.folder import Pair, TileSet
+from ktda.data.folder import Pair, TileSet, read_image
 from ktda.data.transforms import Augment
 from ktda.seeding import generator
 
@@ -26,8 +27,8 @@ class Tiles(Dataset):
         augment: Applied to items asked for by (epoch, index).
         seed: First part of the key of the random draws.
         cache: Keep decoded tiles in memory: about 4 bytes per pixel, per process.
-        labelled: Of how many pairs, from the first on, the labels may be seen (None: all); the masks of the others
-            hold nothing but the ignored label.
+        labelled: Of how many pairs, from the first on, the labels are read (None: all); the masks of the others hold
+            nothing but the ignored label.
     """
 
     tile_set: TileSet
@@ -53,10 +54,12 @@ class Tiles(Dataset):
         epoch, index = key if isinstance(key, tuple) else (None, key)
         tile = self.decoded.get(index)
         if tile is None:
-            image, mask = self.tile_set.read(self.pairs[index])
-            tile = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)  # (H, W, 3) -> (3, H, W)
             if self.labelled is not None and index >= self.labelled:
-                tile = tile[0], torch.full_like(tile[1], self.tile_set.ignore_index)
+                image = read_image(self.pairs[index].image)
+                mask = np.full(image.shape[:2], self.tile_set.ignore_index, np.uint8)
+            else:
+                image, mask = self.tile_set.read(self.pairs[index])
+            tile = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)  # (H, W, 3) -> (3, H, W)
             if self.cache:
                 self.decoded[index] = tile
         if self.augment is not None and epoch is not None:

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ktda.data.folder import Pair, TileSet
-from ktda.data.tiles import Tiles
 from ktda.evaluation.metrics import confusion_matrices, scores
 
 
@@ -79,13 +77,6 @@ def class_shares_per_patch(masks: Tensor, grid: Sequence[int], num_classes: int,
     counts = F.avg_pool2d(one_hot.permute(0, 3, 1, 2).float(), cell)  # (N, K, h, w)
     counts = counts.flatten(2).transpose(1, 2).flatten(0, 1)  # (N * h * w, K)
     return counts / counts.sum(-1, keepdim=True).clamp(min=1e-9)
-
-
-def stack_tiles(tile_set: TileSet, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """Images (N, 3, H, W) in [0, 1] and masks (N, H, W) of tiles of one size."""
-    tiles = Tiles(tile_set, pairs)
-    items = [tiles[i] for i in range(len(tiles))]
-    return torch.stack([item["image"] for item in items]), torch.stack([item["mask"] for item in items])
 
 
 def raw_patches(images: Tensor, patch: int = 8) -> Tensor:

@@ -120,7 +120,7 @@ def verdicts(differences: pd.DataFrame) -> pd.Series:
     """What each line of `paired_differences` may claim, in two words.
 
     "holds": p < 0.05 after Holm's correction; "suggested": only before it, so that the interval leaves out zero;
-    "undecided"; "not tested": fewer than two seeds; "not run".
+    "undecided"; "not tested": fewer than two seeds, or differences of one same size; "not run".
     """
     cases = {
         "not run": differences["n"] == 0,

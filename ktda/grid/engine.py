@@ -67,7 +67,10 @@ def run_grid(
         gpus = gpu_count() if local else 0
         seen = view(table, out, make=True, gpus=not local or gpus > 0)
         todo = [r for r, s in zip(seen.runs, seen.states, strict=True) if s != "done" and r.row in rows]
-        cores = int(os.environ.get("OMP_NUM_THREADS") or max(1, (os.cpu_count() or 1) // (jobs or 1)))
+        if profile:  # a job that outlived an earlier call
+            todo = [r for r in todo if seen.states[seen.runs.index(r)] != "running"]
+        asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+        cores = int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // (jobs or 1))
         threads = cores if local else 1  # Snakemake sets the variable for each job; a profile may say otherwise
         write_plan(
             out,

@@ -1,10 +1,12 @@
 """The runs of a table: what identifies each, what state it is in, and the plan that a grid leaves on disk.
 
-A run's id is a hash of its resolved settings, its data and the package's source: what changed is another run, what did
+A run's id is a hash of its resolved settings and the files they name, its data, the package's source and the versions
+of its libraries: what changed is another run, what did
 not is not run again. The state is read from the run's files alone, so it is right after any crash.
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import socket
@@ -12,12 +14,13 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from ktda.errors import InputError
 from ktda.grid.table import Table
-from ktda.runs.record import content_hash, source_hash, write_beside, write_json
+from ktda.runs.record import content_hash, source_hash, versions, write_beside, write_json
 
 PLAN, TABLE, LOCK, RUNS = "plan.json", "table.yaml", ".lock", "runs"
 
@@ -51,6 +54,7 @@ def plan_runs(table: Table, data_hashes: dict[str, str]) -> list[Run]:
             for seed in table.seeds:
                 config = table.config(row, data, seed).as_dict()
                 parts = {"config": config, "data_hash": data_hashes[data], "source_hash": source_hash()}
+                parts |= {"files": _file_hashes(config), "versions": versions()}
                 runs.append(
                     Run(
                         id=content_hash(parts)[:12] if data_hashes[data] else "",
@@ -68,6 +72,18 @@ def plan_runs(table: Table, data_hashes: dict[str, str]) -> list[Run]:
                     )
                 )
     return runs
+
+
+def _file_hashes(config: dict[str, Any]) -> dict[str, str]:
+    """SHA-256 of every file that a setting names, such as weights."""
+    named = {key: Path(value) for key, value in config.items() if isinstance(value, str) and "." in value}
+    return {key: _file_hash(path, path.stat().st_mtime_ns) for key, path in named.items() if path.is_file()}
+
+
+@cache
+def _file_hash(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_data(names: Iterable[str], make: bool) -> dict[str, str]:
@@ -123,7 +139,7 @@ def finished(run: Run, folder: Path) -> bool:
 
 
 def wall_seconds(run: Run, folder: Path) -> float:
-    """Seconds that a done run took, its notebook included."""
+    """Seconds that the last attempt at a done run took, its notebook included."""
     manifest = _read(folder / f"{run.id}.manifest.json")
     return (datetime.fromisoformat(manifest["end"]) - datetime.fromisoformat(manifest["start"])).total_seconds()
 

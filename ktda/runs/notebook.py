@@ -70,6 +70,18 @@ def read_notebook(source: str | Path) -> Notebook:
     return Notebook(path, content, hashlib.sha256(raw).hexdigest(), declared_parameters(content, path.name))
 
 
+def results_hash(values: dict[str, Any]) -> str | None:
+    """SHA-256 over the files of the folder that the parameter RESULTS names; None without one."""
+    places = [root / values["RESULTS"] for root in (Path(), PACKAGE.parent)] if "RESULTS" in values else []
+    folder = next((place for place in places if place.is_dir()), None)
+    if folder is None:
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
 def run_notebook(
     source: str | Path,
     parameters: dict[str, Any],
@@ -111,6 +123,7 @@ def run_notebook(
     output.parent.mkdir(parents=True, exist_ok=True)
     output.unlink(missing_ok=True)
     about = {"notebook": notebook.path.name, "source_sha256": notebook.sha256, "parameters": values}
+    about["results_sha256"] = results_hash(values)
     manifest = Manifest(output.with_suffix(".manifest.json"), **about)
     try:
         _execute(notebook, parameters, partial, execution_timeout=timeout, cwd=cwd, progress_bar=progress)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ktda.errors import InputError
-from ktda.runs.notebook import FOLDERS, Notebook, NotebookFailed, read_notebook, run_notebook
+from ktda.runs.notebook import FOLDERS, Notebook, NotebookFailed, read_notebook, results_hash, run_notebook
 from ktda.runs.page import index_page, notebook_page
 from ktda.runs.record import commit, now, source_hash, versions, write_beside
 
@@ -95,10 +95,12 @@ def _run_one(path: Path, preset: str, build: Path) -> Result:
         headings = (cell.source for cell in notebook.content.cells if cell.cell_type == "markdown")
         title = next(headings, title).partition("\n")[0].lstrip("# ")
         given = notebook_parameters(notebook, preset, folder)
+        values = {name: parameter.default for name, parameter in notebook.parameters.items()} | given
         wanted = {
             "status": "finished",
             "source_sha256": notebook.sha256,
-            "parameters": {name: parameter.default for name, parameter in notebook.parameters.items()} | given,
+            "parameters": values,
+            "results_sha256": results_hash(values),
             "source_hash": source_hash(),
             "versions": versions(),
         }
