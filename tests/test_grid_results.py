@@ -162,6 +162,21 @@ def test_the_command_publishes_what_it_ran(grid, tmp_path, monkeypatch, capsys):
     assert len(read_published(tmp_path / "p").results) == 2
 
 
+def test_a_table_with_failures_is_not_published(grid, tmp_path, monkeypatch, capsys):
+    table = tmp_path / "t.yaml"
+    table.write_text(
+        "question: which?\npreset: smoke\nbaseline: full\nrows: [{name: full, group: method}]\ndata: [d]\n"
+    )
+    failed = Run("a" * 12, "t", "full", "method", "d", 0, "smoke", (), False, "", "", "")
+    monkeypatch.setattr("ktda.grid.engine.run_grid", lambda *a, **k: [failed])
+    monkeypatch.setattr("sys.argv", ["ktda", "grid", str(table), "--out", str(grid), "--publish", str(tmp_path / "p")])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 1
+    assert "not published: 1 runs failed" in capsys.readouterr().err
+    assert not (tmp_path / "p").exists()
+
+
 def test_a_multiply_add_is_two_operations_and_the_modes_stay():
     model = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1, bias=False))
     model[1].eval()  # as a frozen part is

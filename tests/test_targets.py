@@ -58,7 +58,6 @@ def test_the_control_gives_every_image_the_maps_of_another(images: Tensor, rando
     own, other = (Targets(random_teacher, images=which)(images, CPU) for which in ("own", "other"))
     for a, b in zip(own, other, strict=True):
         assert torch.equal(b, a[[2, 0, 1]])
-        assert torch.equal(a.mean(), b.mean()) or torch.allclose(a.mean(), b.mean())
 
 
 def test_statistics_are_measured_once(images: Tensor, random_teacher: Teacher) -> None:

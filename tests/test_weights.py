@@ -23,7 +23,8 @@ from safetensors.torch import load_file, save_file
 import ktda.runs.weights as weights
 from ktda.errors import InputError
 from ktda.runs.encoder import make_encoder
-from ktda.runs.weights import file_sha256, hub_file, read_metadata, read_tensors, save_tensors
+from ktda.runs.record import file_sha256
+from ktda.runs.weights import hub_file, read_metadata, read_tensors, save_tensors
 from ktda.student import Student
 from ktda.teacher import Teacher
 

@@ -29,7 +29,7 @@ def grid(
     timeout: Annotated[int, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")] = 3600,
     retries: Annotated[int, typer.Option(min=0, help="Further attempts at a failed run, from its checkpoint.")] = 0,
     profile: Annotated[
-        str | None, typer.Option(help="Snakemake profile, for SLURM or Kubernetes.", show_default=False)
+        str | None, typer.Option(help="Snakemake profile, such as one for SLURM.", show_default=False)
     ] = None,
     publish: Annotated[
         Path | None, typer.Option(help="Also copy what notebook 06 needs to this folder.", show_default=False)

@@ -1,12 +1,11 @@
 """The runs of a table: what identifies each, what state it is in, and the plan that a grid leaves on disk.
 
 A run's id is a hash of its resolved settings and the files they name, its data, the package's source and the versions
-of its libraries: what changed is another run, what did
-not is not run again. The state is read from the run's files alone, so it is right after any crash.
+of its libraries: what changed is another run, what did not is not run again. The state is read from the run's files
+alone, so it is right after any crash.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import socket
@@ -20,7 +19,7 @@ from typing import IO, Any
 
 from ktda.errors import InputError
 from ktda.grid.table import Table
-from ktda.runs.record import content_hash, source_hash, versions, write_beside, write_json
+from ktda.runs.record import content_hash, file_sha256, source_hash, versions, write_beside, write_json
 
 PLAN, TABLE, LOCK, RUNS = "plan.json", "table.yaml", ".lock", "runs"
 
@@ -80,10 +79,9 @@ def _file_hashes(config: dict[str, Any]) -> dict[str, str]:
     return {key: _file_hash(path, path.stat().st_mtime_ns) for key, path in named.items() if path.is_file()}
 
 
-@cache
+@cache  # every run of a row asks
 def _file_hash(path: Path, changed: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def hash_data(names: Iterable[str], make: bool) -> dict[str, str]:

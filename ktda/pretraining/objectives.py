@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from ktda.model import normalise
 from ktda.pretraining.views import PairBatch
-from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD
 
 
 def info_nce(
@@ -59,10 +59,10 @@ class DenseContrast(nn.Module):
     def _tokens(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Projected tokens (T, 128) and their places (T,)."""
         if isinstance(self.network, VisionTransformer):
-            tokens, kept = visible_tokens(self.network, _normalised(images), self.drop)
+            tokens, kept = visible_tokens(self.network, normalise(images), self.drop)
             places = places.gather(1, kept)
         else:
-            tokens = self.network(_normalised(images)).flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, L, D)
+            tokens = self.network(normalise(images)).flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, L, D)
         return self.project(tokens).flatten(0, 1), places.flatten()
 
 
@@ -86,7 +86,7 @@ class MaskedAutoencoder(nn.Module):
         self.leave = nn.Linear(width, 3 * self.patch**2)
 
     def forward(self, batch: PairBatch) -> Tensor:
-        images = _normalised(batch.first)
+        images = normalise(batch.first)
         tokens, kept = visible_tokens(self.network, images, self.drop)
         tokens = self.enter(tokens)  # (N, K, width)
         index = kept[..., None].expand_as(tokens)
@@ -116,7 +116,3 @@ def visible_tokens(network: VisionTransformer, images: Tensor, drop: float) -> t
     tokens = tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
     tokens = network.norm(network.blocks(torch.cat((prefix, tokens), 1)))
     return tokens[:, network.num_prefix_tokens :], kept
-
-
-def _normalised(images: Tensor) -> Tensor:
-    return (images - images.new_tensor(IMAGENET_MEAN).view(3, 1, 1)) / images.new_tensor(IMAGENET_STD).view(3, 1, 1)

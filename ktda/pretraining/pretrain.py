@@ -1,12 +1,10 @@
-"""Pretrain a teacher (or a student) on the source worlds; what comes out is one safetensors file that says what it is.
+"""Pretrain a teacher on the source worlds; what comes out is one safetensors file that says what it is.
 
 The curve is a linear probe on held-out source scenes: labels are read there and nowhere else, and only to choose
 between recipes. The target world is never seen.
 """
 
 import copy
-import csv
-import io
 import json
 import math
 import time
@@ -23,7 +21,6 @@ from ktda.errors import InputError
 from ktda.evaluation.probe import linear_probe
 from ktda.optimisation import parameter_groups
 from ktda.pretraining.views import ViewPool, draw_pairs
-from ktda.runs.record import write_beside
 from ktda.runs.vision_transformer import METADATA_KEY, TINY
 from ktda.runs.weights import save_tensors
 from ktda.seeding import derive_seed, seeded
@@ -151,12 +148,3 @@ def save_teacher(network: VisionTransformer, path: Path, **about: str | int | fl
         "pretraining": about,
     }
     save_tensors(path, network.state_dict(), {METADATA_KEY: json.dumps(description)})
-
-
-def write_curve(curve: list[dict], path: Path) -> None:
-    """The curve as csv."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, curve[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(curve)
-    write_beside(path, text.getvalue())

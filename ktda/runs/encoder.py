@@ -11,7 +11,8 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
 from ktda.errors import InputError
-from ktda.runs.weights import WeightsRecord, file_sha256, hub_file, read_tensors
+from ktda.runs.record import file_sha256
+from ktda.runs.weights import WeightsRecord, hub_file, read_tensors
 from ktda.seeding import seeded
 
 

@@ -11,8 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from ktda.errors import InputError
-from ktda.runs.record import read_json
-from ktda.runs.weights import WeightsRecord, file_sha256, hub_file, read_metadata, read_tensors
+from ktda.runs.record import file_sha256, read_json
+from ktda.runs.weights import WeightsRecord, hub_file, read_metadata, read_tensors
 from ktda.seeding import seeded
 
 # The tiny vision transformer named "random": 2.7 M parameters, patch 8, made for 128 px.

@@ -4,7 +4,6 @@ The hub is asked once, briefly, before anything is downloaded, so that a machine
 in seconds: one line that names the file to fetch elsewhere and where to put it.
 """
 
-import hashlib
 import http.client
 import threading
 import urllib.error
@@ -150,9 +149,3 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         return {}
     with safe_open(path, "pt") as file:
         return file.metadata() or {}
-
-
-def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a file, streamed."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
