@@ -83,7 +83,7 @@ def build(description: dict, teacher: Teacher | None = None, student_weights: st
     Args:
         description: from `describe` or a ``config.json``.
         teacher: for model "teacher"; None makes the one that the description names.
-        student_weights: "none", "imagenet" or a file.
+        student_weights: "none", "imagenet", "source" or a file.
     """
     name, arguments = description["model"], description["arguments"]
     if name == "teacher":

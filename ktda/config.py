@@ -21,8 +21,9 @@ class Config:
 
     Model:
         model: ktda | unet | deeplabv3plus | pspnet | segformer | upernet | teacher.
-        student: SMP encoder; student_weights: none | imagenet | FILE; student_norm: LayerNorm per level;
-        student_drop_path: stochastic depth of a ``tu-`` encoder; student_frozen: train all but the encoder.
+        student: SMP encoder; student_weights: none | imagenet | source (pretrained on simulated source worlds,
+        for preset grid's) | FILE; student_norm: LayerNorm per level; student_drop_path: stochastic depth of a ``tu-``
+        encoder; student_frozen: train all but the encoder.
         teacher: timm name, hub id, file, "demo", "random"; teacher_pretrained; teacher_blocks: empty for the default
         four; teacher_norm: last | all; teacher_resample: timm | authors; teacher_images: own | other (a control: the
         maps of another tile of the batch, alike in statistics but without knowledge of this image).

@@ -55,7 +55,7 @@ class KTDA(nn.Module):
         width: the teacher's width D, channels of FAM, neck and FMM.
         patch: the teacher's patch size in pixels; the FAM grid is ceil(image / patch).
         student_norm: LayerNorm on every student level.
-        student_weights: "none", "imagenet" or a file.
+        student_weights: "none", "imagenet", "source" or a file.
         encoder_options: further arguments of a ``tu-`` encoder.
         fam: False leaves the alignment out (then nothing can be distilled).
         neck_scales: one factor per level; None or empty leaves the neck out.

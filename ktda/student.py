@@ -17,7 +17,8 @@ class Student(nn.Module):
     Args:
         encoder: SMP encoder name, ``tu-`` before any timm one (``tu-convnext_base``, ``resnet18``).
         norm: LayerNorm over the channels of every level, as the authors have it.
-        weights: "none" (the current random state), "imagenet" (from the hub), or a file.
+        weights: "none" (the current random state), "imagenet" (from the hub), "source" (of the package: the student of
+            preset grid, pretrained on simulated source worlds without labels), or a file.
         options: further arguments of a ``tu-`` encoder, such as ``{"drop_path_rate": 0.4}``.
 
     Raises:

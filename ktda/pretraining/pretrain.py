@@ -1,4 +1,4 @@
-"""Pretrain a teacher on the source worlds; what comes out is one safetensors file that says what it is.
+"""Pretrain a teacher, or a student, on the source worlds; what comes out is one safetensors file that says what it is.
 
 The curve is a linear probe on held-out source scenes: labels are read there and nowhere else, and only to choose
 between recipes. The target world is never seen.
@@ -13,17 +13,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from ktda.config import PRESETS
 from ktda.data.worlds import NAMES, Scene, render_scene
 from ktda.errors import InputError
 from ktda.evaluation.probe import linear_probe
+from ktda.model import normalise
 from ktda.optimisation import parameter_groups
 from ktda.pretraining.views import ViewPool, draw_pairs
 from ktda.runs.vision_transformer import METADATA_KEY, TINY
 from ktda.runs.weights import save_tensors
 from ktda.seeding import derive_seed, seeded
+from ktda.student import Student
 from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 CLASSES = {name: len(world.CLASSES) for name, world in NAMES.items()}
@@ -35,6 +39,33 @@ def new_transformer(seed: int = 0) -> VisionTransformer:
     """The demo teacher's architecture from scratch: depth 6, width 192, patch 8, made for 64 px."""
     with seeded(seed, "teacher"):
         return VisionTransformer(**TINY | {"img_size": SIDE}, dynamic_img_size=True)
+
+
+class JoinedLevels(nn.Module):
+    """A student as one map on the grid of its stride of 8, so that one objective reaches all of its levels.
+
+    Args:
+        student: any.
+
+    Attributes:
+        dim: channels D, the sum over the levels.
+    """
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student, self.dim = student, sum(student.channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised (N, 3, H, W) -> (N, D, H / 8, W / 8)."""
+        levels = self.student(images)  # strides 4, 8, 16 and 32
+        grid = levels[1].shape[-2:]
+        return torch.cat([F.interpolate(x, grid, mode="bilinear", align_corners=False) for x in levels], 1)
+
+
+def new_student(seed: int = 0) -> JoinedLevels:
+    """The laboratory's student (preset grid) from scratch."""
+    with seeded(seed, "student"):
+        return JoinedLevels(Student(PRESETS["grid"]["student"]))
 
 
 def pretrain(
@@ -131,6 +162,17 @@ def last_map(network: VisionTransformer) -> Callable[[Tensor], Tensor]:
     """A frozen copy of a transformer as features for `SourceProbe`: images in [0, 1] -> the teacher's last map."""
     teacher = Teacher(copy.deepcopy(network))
     return lambda images: teacher(images)[-1]
+
+
+def joined_map(network: JoinedLevels) -> Callable[[Tensor], Tensor]:
+    """A frozen copy of a student as features for `SourceProbe`: images in [0, 1] -> its joined map."""
+    frozen = copy.deepcopy(network).eval()
+    return lambda images: frozen(normalise(images))
+
+
+def save_student(network: JoinedLevels, path: Path, **about: str | int | float) -> None:
+    """Write a pretrained student as a file that ``student_weights`` takes; `about` as in `save_teacher`."""
+    save_tensors(path, network.student.state_dict(), {"pretraining": json.dumps(about)})
 
 
 def save_teacher(network: VisionTransformer, path: Path, **about: str | int | float) -> None:

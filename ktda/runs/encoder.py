@@ -15,6 +15,9 @@ from ktda.runs.record import file_sha256
 from ktda.runs.weights import WeightsRecord, hub_file, read_tensors
 from ktda.seeding import seeded
 
+# The student of preset grid, pretrained on source worlds without labels; see the model card beside it.
+SOURCE_STUDENT = Path(__file__).parent.parent / "pretraining" / "source_student.safetensors"
+
 
 def make_encoder(
     name: str, weights: str | Path = "none", options: dict | None = None
@@ -30,6 +33,8 @@ def make_encoder(
         return _build(name, options), WeightsRecord("random start", kind="random")
     if weights == "imagenet":
         return _hub_encoder(name, options)
+    if weights == "source":
+        weights = str(SOURCE_STUDENT)
     tensors = read_tensors(weights)
     record = WeightsRecord(Path(weights).name, file_sha256(weights), kind="file")
     encoder = _build(name, options)
