@@ -10,11 +10,21 @@ import torch
 
 from ktda.errors import InputError
 from ktda.pretraining.objectives import DenseContrast, MaskedAutoencoder, info_nce, visible_tokens
-from ktda.pretraining.pretrain import SourceProbe, new_transformer, pretrain, save_teacher
+from ktda.pretraining.pretrain import (
+    SourceProbe,
+    joined_map,
+    new_student,
+    new_transformer,
+    pretrain,
+    save_student,
+    save_teacher,
+)
 from ktda.pretraining.views import ViewPool, draw_pairs, render_pool
+from ktda.runs.encoder import SOURCE_STUDENT
 from ktda.runs.record import file_sha256
 from ktda.runs.vision_transformer import DEMO, METADATA_KEY
 from ktda.runs.weights import read_metadata
+from ktda.student import Student
 from ktda.teacher import Teacher
 
 
@@ -139,3 +149,33 @@ def test_the_packaged_teacher_reads_off_more_than_its_untrained_twin() -> None:
     learned, untrained = (probe(lambda images, t=t: t(images)[-1]) for t in (demo, twin))
     assert learned["demo_grass"] > untrained["demo_grass"] + 0.08
     assert learned["demo_cloud"] > untrained["demo_cloud"] + 0.01
+
+
+def test_a_student_learns_at_all_levels_and_its_file_fits_student_weights(pool: ViewPool, tmp_path: Path) -> None:
+    network = new_student()
+    before = {name: value.clone() for name, value in network.student.encoder.named_parameters()}
+    torch.manual_seed(0)
+    curve = pretrain(DenseContrast(network, network.dim), pool, 12, batch_size=4, probe_every=4)
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    after = dict(network.student.encoder.named_parameters())
+    assert not [name for name, value in before.items() if torch.equal(value, after[name])]  # the loss reaches each
+    images = torch.rand(2, 3, 64, 64)
+    assert joined_map(network)(images).shape == (2, network.dim, 8, 8)
+    save_student(network, tmp_path / "student.safetensors", recipe="test")
+    assert json.loads(read_metadata(tmp_path / "student.safetensors")["pretraining"]) == {"recipe": "test"}
+    loaded = Student("tu-mobilenetv3_small_050", weights=tmp_path / "student.safetensors").eval()
+    for found, expected in zip(loaded.encoder(images), network.eval().student.encoder(images), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_the_packaged_student_is_the_one_of_its_card() -> None:
+    card = SOURCE_STUDENT.with_name("demo_teacher.md").read_text()
+    assert file_sha256(SOURCE_STUDENT) in card
+    about = json.loads(read_metadata(SOURCE_STUDENT)["pretraining"])
+    assert str(about["seconds"]) in card.replace(",", "")
+    packaged, fresh = Student("tu-mobilenetv3_small_050", weights="source"), new_student().student
+    assert packaged.record.kind == "file"
+    kernel = "encoder.model.conv_stem.weight"
+    assert not torch.equal(packaged.state_dict()[kernel], fresh.state_dict()[kernel])
+    with pytest.raises(InputError, match="does not fit encoder tu-convnext_atto"):
+        Student("tu-convnext_atto", weights="source")

@@ -71,15 +71,16 @@ def read_notebook(source: str | Path) -> Notebook:
 
 
 def results_hash(values: dict[str, Any]) -> str | None:
-    """SHA-256 over the files of the folder that the parameter RESULTS names; None without one."""
-    places = [root / values["RESULTS"] for root in (Path(), PACKAGE.parent)] if "RESULTS" in values else []
-    folder = next((place for place in places if place.is_dir()), None)
-    if folder is None:
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    """SHA-256 over the files below the folders of published results that parameters other than OUT name; or None."""
+    digest, found = hashlib.sha256(), False
+    for name, value in sorted(values.items()):
+        places = [root / value for root in (Path(), PACKAGE.parent)] if isinstance(value, str) and name != "OUT" else []
+        folder = next((place for place in places if value and place.is_dir() and any(place.rglob("results.csv"))), None)
+        for path in sorted(folder.rglob("*")) if folder else ():
+            if path.is_file() and path.parent.name != "report":  # what was made from the results
+                digest.update(f"{name}/{path.relative_to(folder)}".encode() + b"\0" + path.read_bytes())
+                found = True
+    return digest.hexdigest() if found else None
 
 
 def run_notebook(
