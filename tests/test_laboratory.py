@@ -1,0 +1,92 @@
+"""The laboratory: contrasts against hand-computed values, features that know too little, figures of what was run."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ktda.data.folder import open_data
+from ktda.data.worlds import make_world, render_scene
+from ktda.errors import InputError
+from ktda.evaluation import laboratory
+from ktda.grid.table import read_table
+
+ROOT = Path(__file__).resolve().parents[1]
+COSTS = ("trained_parameters", "total_inference_parameters", "gflops", "seconds", "wall_seconds", "peak_memory_bytes")
+
+
+def results(scores: dict[str, list[float]], data: str = "d") -> pd.DataFrame:
+    """A line per row and seed."""
+    lines = [(data, row, "g", seed, miou) for row, values in scores.items() for seed, miou in enumerate(values)]
+    frame = pd.DataFrame(lines, columns=["data", "row", "group", "seed", "miou"])
+    return frame.assign(overall_accuracy=0.5, classes="a|b", **dict.fromkeys(COSTS, 1.0))
+
+
+def test_a_contrast_is_the_method_minus_the_rival_within_the_seed():
+    runs = results({"ktda": [0.5, 0.6, 0.7], "plain": [0.4, 0.4, 0.4], "random": [0.5, 0.6, 0.8]})
+    table, dots = laboratory.contrasts(runs, "ktda", {"a": "plain", "e": "random"})
+    assert table["row"].tolist() == ["a", "e"]
+    assert table["mean"].tolist() == pytest.approx([0.2, -0.1 / 3])
+    assert table.loc[0, "sd"] == pytest.approx(0.1)
+    half = 4.302652729911275 * 0.1 / 3**0.5  # Student's factor at two degrees of freedom
+    assert table.loc[0, ["low", "high"]].tolist() == pytest.approx([0.2 - half, 0.2 + half])
+    smaller, larger = sorted(table["p"])
+    assert sorted(table["p_holm"]) == pytest.approx(sorted([min(1, 2 * smaller), max(larger, 2 * smaller)]))
+    assert dots.groupby("row")["difference"].apply(list)["e"] == pytest.approx([0.0, 0.0, -0.1])
+    with pytest.raises(InputError, match="needs the rows ktda and nothing; the results hold ktda, plain, random"):
+        laboratory.contrasts(runs, "ktda", {"x": "nothing"})
+
+
+def test_features_keep_what_they_should_and_lose_the_rest():
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    statistics = laboratory.tile_statistics(images)
+    assert statistics.shape == (2, 6, 4, 4)
+    assert torch.equal(statistics[..., 0, 0], statistics[..., 3, 2])  # the same everywhere
+    torch.testing.assert_close(statistics[1, :3, 0, 0], images[1].mean((1, 2)))
+    torch.testing.assert_close(laboratory.patch_colour(images)[0, :, 1, 2], images[0, :, 8:16, 16:24].mean((1, 2)))
+    shuffled = laboratory.shuffled_pixels(images)
+    assert shuffled.shape == (2, 192, 4, 4)
+    assert torch.equal(shuffled.flatten().sort().values, images.flatten().sort().values)
+    whole = torch.nn.functional.pixel_shuffle(shuffled, 8)  # channels of a pixel stay together
+    colours = {tuple(c) for c in images[0].flatten(1).T.tolist()}
+    assert {tuple(c) for c in whole[0].flatten(1).T.tolist()} == colours
+    assert not torch.equal(whole, images)
+
+
+def test_probes_rank_features_by_what_they_know(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("KTDA_DATA", str(tmp_path))
+    make_world("demo_cloud", tmp_path / "demo_cloud", tiles=48, val=9, test=48, size=64)
+    table = laboratory.probe_table(["demo_cloud"], tiles=48, draws=1, test_tiles=48)
+    scores = table.set_index("features")["miou"]
+    assert len(scores) == 6
+    assert scores["demo teacher"] > scores["raw pixels"]
+    assert scores["demo teacher"] > scores["tile statistics"] + 0.05
+    again = laboratory.probe_table(["demo_cloud"], tiles=48, draws=1, test_tiles=48)
+    pd.testing.assert_frame_equal(table, again)
+
+
+def test_a_contact_sheet_shows_every_scene_and_its_labels(tmp_path: Path):
+    make_world("demo_grass", tmp_path / "d", tiles=2, val=1, test=1, size=32)
+    scenes = {w: [render_scene("demo_grass", w, 0, i, 48) for i in range(2)] for w in ("source", "target")}
+    figure = laboratory.contact_sheet(scenes, open_data(str(tmp_path / "d")), "two worlds")
+    pictures = [axes.images[0].get_array() for axes in figure.axes]
+    assert len(pictures) == 8
+    assert np.array_equal(pictures[5], scenes["target"][1].image)
+    assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["source", "source: labels", "target", "target: labels"]
+
+
+def test_dose_draws_a_line_per_model_over_scenes():
+    runs = results({"plain_4": [0.2, 0.3], "plain_16": [0.4, 0.5], "ktda_4": [0.3, 0.3], "ktda_16": [0.5, 0.6]})
+    figure = laboratory.dose_response(runs, "dose")
+    axes = figure.axes[0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["plain", "ktda"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "16"]
+    heights = [bars[0].get_ydata().tolist() for bars in axes.containers]
+    assert heights == [pytest.approx([25, 45]), pytest.approx([30, 55])]
+
+
+@pytest.mark.parametrize("name", ["gates", "tuning", "study", "dose"])
+def test_the_tables_of_the_laboratory_are_sound(name: str):
+    assert read_table(ROOT / "notebooks" / f"{name}.yaml").data == ("lab_grass", "lab_cloud")
