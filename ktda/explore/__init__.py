@@ -1,0 +1,1 @@
+"""Looking into features and predictions: what the figures and the two explorers of the notebooks show."""
