@@ -1,11 +1,13 @@
 """The published numbers, what follows from them by hand, and the pitfalls on matrices that are known."""
 
+import tomllib
+
 import numpy as np
 import pandas as pd
 import pytest
 from published_grid import draw_matrices, make_published
 
-from ktda.data.builtin import built_in_spec
+from ktda.data.builtin import built_in_spec, project_root
 from ktda.errors import InputError
 from ktda.evaluation import pitfalls, published, published_figures
 from ktda.evaluation.statistics import bootstrap_miou, mean_iou, paired_differences
@@ -66,6 +68,11 @@ def test_rendered_rows_leave_open_what_is_not_known():
     assert rows.loc["DBNet", "F1 (%)"] == ""
 
 
+def test_the_file_is_part_of_the_package():
+    listed = tomllib.loads((project_root() / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert published.FILE.name in listed["ktda.evaluation"]
+
+
 # F1 and accuracy
 
 
@@ -95,6 +102,7 @@ def test_accuracy_of_every_matrix_is_in_the_range_of_its_ious():
 def test_accuracy_range_by_hand():
     # IoU 1/3 twice on equal halves: sum(1 + 1/3) e = 1 - 1/3, so e sums to 1/2, which is what is wrong
     assert published.accuracy_range([1 / 3, 1 / 3], [1, 1]) == pytest.approx((0.5, 0.5))
+    # what is wrong in class 1 would have to be missed in class 0, which misses nothing
     with pytest.raises(InputError, match="no prediction has IoU"):
         published.accuracy_range([1.0, 0.5], [0.5, 0.5])
 

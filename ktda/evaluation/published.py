@@ -152,7 +152,7 @@ def accuracy_ranges() -> pd.DataFrame:
     lines = []
     for data, own in facts()["sets"].items():
         row = next(row for row in own["rows"] if row["method"] == own["method"])
-        shares = {"labels that were scored": own["shares"]["percent"], "whole set": own.get("whole_set")}
+        shares = {"labels as cited": own["shares"]["percent"], "whole set": own.get("whole_set")}
         for name, values in shares.items():
             if values:
                 low, high = accuracy_range(np.array(row["iou"]) / 100, values)
