@@ -14,7 +14,7 @@ from PIL import Image
 
 from ktda.data.worlds import clouds, grass, make_world, render_scene, render_views, terrain_seed
 from ktda.data.worlds.conditions import RANGES, draw_conditions
-from ktda.data.worlds.fields import blur, fractal, lines, rng_of, sample, streaks
+from ktda.data.worlds.fields import _double, blur, fractal, lines, rng_of, sample, slopes, streaks
 from ktda.errors import InputError
 
 NAMES = ("demo_grass", "demo_cloud")
@@ -366,6 +366,19 @@ def test_sample_and_blur_by_hand() -> None:
     assert spread[7, 8] / spread[7, 7] == pytest.approx(np.exp(-0.5))
     np.testing.assert_allclose(spread, spread.T)
     np.testing.assert_allclose(blur(np.full((3, 9, 9), 0.3), 0.7), 0.3)
+
+
+def test_fields_in_few_passes_are_the_formulas_to_the_last_bit() -> None:
+    """The published worlds hang on these bytes."""
+    for shape in ((5, 9), (64, 31), (98, 98)):
+        grid = rng_of("grid").standard_normal(shape)
+        np.testing.assert_array_equal(slopes(grid), np.gradient(grid))
+        rows, fine = np.empty((2 * shape[0] - 4, shape[1])), np.empty((2 * shape[0] - 4, 2 * shape[1] - 4))
+        rows[0::2] = 0.125 * (grid[:-2] + grid[2:]) + 0.75 * grid[1:-1]
+        rows[1::2] = 0.5 * (grid[1:-1] + grid[2:])
+        fine[:, 0::2] = 0.125 * (rows[:, :-2] + rows[:, 2:]) + 0.75 * rows[:, 1:-1]
+        fine[:, 1::2] = 0.5 * (rows[:, 1:-1] + rows[:, 2:])
+        np.testing.assert_array_equal(_double(grid), 64 * fine)
 
 
 def test_lines_have_the_width_asked_for() -> None:

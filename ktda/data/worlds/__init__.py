@@ -154,6 +154,8 @@ def make_world(
             for scene in range(scenes):
                 ordinals = range(scene, count, scenes)
                 jobs.append((name, world, seed, FIRST_SCENE[split] + scene, size, split, ordinals, beside))
+        # Once a large array was freed, glibc keeps the memory of smaller ones instead of asking for fresh pages.
+        np.empty(30 * 2**20, np.uint8)
         # Threads are enough: numpy and the png encoder let go of the interpreter while they work.
         with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
             for _ in pool.map(_write_scene, jobs):

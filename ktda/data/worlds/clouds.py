@@ -69,8 +69,9 @@ def render(
     reach = min(MARGIN - 2.0, weather.uniform(6, 22) / np.tan(np.deg2rad(conditions.sun_elevation)))
     y, x = (round(MARGIN + reach * part) for part in conditions.toward_sun)
     cast = low[y : y + size, x : x + size]
-    relief = conditions.shade(5.0 * np.log1p(blur(low, 1.2)), diffuse=0.6)
     inner = slice(MARGIN, MARGIN + size), slice(MARGIN, MARGIN + size)
+    around = slice(MARGIN - 4, MARGIN + size + 4)  # 3 pixels for the blur, 1 for the slope
+    relief = conditions.shade(5.0 * np.log1p(blur(low[around, around], 1.2)), diffuse=0.6)[4:-4, 4:-4]
     depth = low[inner] + high[inner]
     mask = np.zeros((size, size), np.uint8)
     mask[cast >= SHADOW] = 1
@@ -81,7 +82,7 @@ def render(
     slopes = 1.0 + (conditions.shade(ground.height) - 1.0) * (1.0 - ground.water)
     light = reflectance(ground, conditions.season) * (slopes * sunlit).astype(np.float32)
     albedo = 0.13 * depth / (1.0 + 0.13 * depth)
-    top = 0.95 * albedo * np.clip(relief[inner], 0.5, 1.4)
+    top = 0.95 * albedo * np.clip(relief, 0.5, 1.4)
     light = light * (1.0 - albedo) ** 2 + top * spectrum(0.97, 0.98, 1.0)
     haze = 0.7 + 0.6 * smoothstep(-2.0, 2.0, fractal(sensor, (size, size), 128, 0.4, fine=16))
     return expose(sensor, light, haze, conditions, white=0.9), mask

@@ -38,27 +38,39 @@ def fractal(
     sizes = [shape]
     for _ in range(levels):
         sizes.append(tuple((n + 1) // 2 + 2 for n in sizes[-1]))
-    field = rng.standard_normal(sizes[-1])
+    field, scale = rng.standard_normal(sizes[-1]), 1.0
     for level in range(levels - 1, -1, -1):
         height, width = sizes[level]
         field = _double(field)[:height, :width]
+        scale *= 64.0  # of `_double`; a power of two, so that no bit of the result depends on it
         if 2**level >= fine:
-            field += persistence ** (levels - level) * rng.standard_normal((height, width))
+            octave = rng.standard_normal((height, width))
+            octave *= scale * persistence ** (levels - level)
+            field += octave
     field -= field.mean()
-    field /= field.std() + 1e-12
+    field /= field.std() + scale * 1e-12
     return field
 
 
 def _double(grid: Array) -> Array:
-    """One subdivision step of a cubic B-spline: (n, m) to (2 n - 4, 2 m - 4)."""
+    """One subdivision step of a cubic B-spline, times 64: (n, m) to (2 n - 4, 2 m - 4)."""
     height, width = grid.shape[0] - 2, grid.shape[1] - 2
-    rows = np.empty((2 * height, width + 2))
-    rows[0::2] = 0.125 * (grid[:-2] + grid[2:]) + 0.75 * grid[1:-1]
-    rows[1::2] = 0.5 * (grid[1:-1] + grid[2:])
-    fine = np.empty((2 * height, 2 * width))
-    fine[:, 0::2] = 0.125 * (rows[:, :-2] + rows[:, 2:]) + 0.75 * rows[:, 1:-1]
-    fine[:, 1::2] = 0.5 * (rows[:, 1:-1] + rows[:, 2:])
-    return fine
+    rows = np.zeros((2 * height + 1, width + 2))
+    even, odd = rows[0:-1:2], rows[1::2]
+    np.add(grid[:-2], grid[2:], out=even)
+    even += 6.0 * grid[1:-1]
+    np.add(grid[1:-1], grid[2:], out=odd)
+    odd *= 4.0
+    # Along the rows as one flat array, which is faster; what reaches into the next row is cut off.
+    left, centre, right = (rows.ravel()[k : k + 2 * height * (width + 2)] for k in range(3))
+    fine = np.empty((2 * height, width, 2))
+    part = left + right
+    part += 6.0 * centre
+    fine[..., 0] = part.reshape(2 * height, -1)[:, :width]
+    np.add(centre, right, out=part)
+    part *= 4.0
+    fine[..., 1] = part.reshape(2 * height, -1)[:, :width]
+    return fine.reshape(2 * height, 2 * width)
 
 
 def streaks(
@@ -109,32 +121,52 @@ def blur(field: Array, sigma: float) -> Array:
     radius = max(1, int(np.ceil(2.5 * sigma)))
     kernel = np.exp(-0.5 * (np.arange(radius + 1) / max(sigma, 1e-6)) ** 2).astype(field.dtype)
     kernel /= 2.0 * kernel.sum() - 1.0
-    height, width = field.shape[-2:]
-    sides = [(0, 0)] * (field.ndim - 2)
-    padded = np.pad(field, [*sides, (radius, radius), (0, 0)], mode="edge")
-    field = kernel[0] * field
-    for k in range(1, radius + 1):
-        above, below = (padded[..., radius + step : radius + step + height, :] for step in (-k, k))
-        field += kernel[k] * (above + below)
-    padded = np.pad(field, [*sides, (0, 0), (radius, radius)], mode="edge")
-    field *= kernel[0]
-    for k in range(1, radius + 1):
-        left, right = (padded[..., radius + step : radius + step + width] for step in (-k, k))
-        field += kernel[k] * (left + right)
-    return field
+    blurred = field.copy()
+    for plane in blurred.reshape(-1, *field.shape[-2:]):  # a plane at a time stays in the cache
+        for along in (plane, plane.T):
+            padded = np.pad(along, ((radius, radius), (0, 0)), mode="edge")
+            along *= kernel[0]
+            for k in range(1, radius + 1):
+                pair = padded[radius - k : -radius - k] + padded[radius + k : len(padded) - radius + k]
+                pair *= kernel[k]
+                along += pair
+    return blurred
+
+
+def slopes(field: Array) -> tuple[Array, Array]:
+    """Central differences of a field (H, W) down and to the right, one-sided at the border: `np.gradient`, faster."""
+    down, right = np.empty_like(field), np.empty_like(field)
+    for values, slope in ((field, down), (field.T, right.T)):
+        np.subtract(values[2:], values[:-2], out=slope[1:-1])
+        slope[1:-1] *= 0.5
+        slope[0], slope[-1] = values[1] - values[0], values[-1] - values[-2]
+    return down, right
 
 
 def smoothstep(low: float, high: float, value: Array) -> Array:
     """0 below `low`, 1 above `high`, a cubic ramp between."""
-    ramp = np.clip((value - low) / (high - low), 0.0, 1.0)
-    return ramp * ramp * (3.0 - 2.0 * ramp)
+    ramp = value - low
+    ramp /= high - low
+    np.clip(ramp, 0.0, 1.0, out=ramp)
+    rest = -2.0 * ramp
+    rest += 3.0
+    ramp *= ramp
+    ramp *= rest
+    return ramp
 
 
 def lines(field: Array, width: float) -> Array:
     """Soft lines (0 to 1) about `width` pixels wide along the zero contours of a field (H, W)."""
-    dy, dx = np.gradient(field)
-    distance = np.abs(field) / np.sqrt(dy * dy + dx * dx + 1e-12)
-    return np.clip(0.5 * width + 0.5 - distance, 0.0, 1.0)
+    steepness, dx = slopes(field)
+    steepness *= steepness
+    dx *= dx
+    steepness += dx
+    steepness += 1e-12
+    np.sqrt(steepness, out=steepness)
+    distance = np.abs(field, out=dx)
+    distance /= steepness
+    np.subtract(0.5 * width + 0.5, distance, out=distance)
+    return np.clip(distance, 0.0, 1.0, out=distance)
 
 
 def path(rng: np.random.Generator, shape: tuple[int, int], width: float, sway: float, bends: float) -> Array:

@@ -62,7 +62,9 @@ def render(
     patches, grain = fractal(terrain, shape, 64, 0.65), fractal(terrain, shape, 8, 0.85)
     soil = draw_soil(terrain, shape, patches, variety=0.25) * (1.2 + 0.04 * grain)
     cover = np.interp(total, GROWTH, (0.0, *LEVELS, 1.0)) * (1.0 - bare)
-    mask = np.where(water > 0.5, 0, np.digitize(blur(cover, 1.5), LEVELS)).astype(np.uint8)
+    outlined = blur(cover, 1.5)
+    mask = sum((outlined >= level).astype(np.uint8) for level in LEVELS)
+    mask[water > 0.5] = 0
 
     seen = np.clip(cover + 0.06 * fractal(terrain, shape, 16, 0.8) * (1.0 - bare), 0.0, 1.0)
     dry = np.clip(0.55 * conditions.season + 0.05 * fractal(terrain, shape, 64, 0.6, fine=2), 0.0, 1.0)
