@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test test-slow lint format lab lock clean
+.PHONY: help setup report publish test test-slow test-browser lint format lab lock clean
 
 help:  ## explain every target
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -22,11 +22,19 @@ $(STAMP): requirements.lock pyproject.toml
 report: setup  ## run the notebooks in order and write reports/index.html
 	$(BIN)/ktda report
 
+publish: setup  ## run them at preset demo and copy the report to reports/published/report
+	$(BIN)/ktda report --preset demo --publish
+
 test: setup  ## fast tests: units, the command line in process, every notebook at seconds
 	$(BIN)/python -m pytest
 
 test-slow: setup  ## long tests: kills, subprocesses, a wheel in an environment of its own
 	$(BIN)/python -m pytest -m slow
+
+test-browser: setup  ## drive JupyterLab and the report in Debian's Chromium, which root installs if it is missing
+	@command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -yq chromium; } || \
+		{ echo "test-browser needs Chromium: apt-get install chromium, as root"; exit 1; }
+	$(BIN)/python -m pytest -m browser
 
 lint: setup  ## ruff on modules and notebooks, outputs stripped, notebooks well formed
 	$(BIN)/ruff check .
@@ -46,4 +54,4 @@ lock: setup  ## resolve requirements.lock anew from pyproject.toml
 		--all-extras -o requirements.lock pyproject.toml
 
 clean:  ## remove what report and tests built (keeps .venv and data)
-	rm -rf reports/build reports/index.html reports/*.ipynb reports/*.manifest.json .pytest_cache .ruff_cache
+	rm -rf reports/build reports/index.html reports/screenshots reports/*.ipynb reports/*.manifest.json .pytest_cache .ruff_cache

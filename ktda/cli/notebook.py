@@ -46,10 +46,11 @@ def notebook(
 def report(
     preset: Annotated[str, typer.Option(help="smoke (a minute a notebook) or demo (CPU minutes).")] = "smoke",
     out: Annotated[Path, typer.Option(help="Folder of the report: OUT/index.html and OUT/build/.")] = Path("reports"),
+    publish: Annotated[bool, typer.Option(help="Copy a demo report to OUT/published/report, as Markdown.")] = False,
 ) -> None:
     """Run the notebooks in order, only what changed, and write OUT/index.html; exit 1 if one fails."""
     from ktda.runs.report import build_report
 
-    results = build_report(preset, out, echo=typer.echo)
+    results = build_report(preset, out, publish=publish, echo=typer.echo)
     typer.echo(out / "index.html")
     raise typer.Exit(any(result.status == "failed" for result in results))

@@ -15,7 +15,8 @@ from typing import Any
 
 from ktda.errors import InputError
 from ktda.runs.notebook import FOLDERS, Notebook, NotebookFailed, read_notebook, results_hash, run_notebook
-from ktda.runs.page import index_page, notebook_page
+from ktda.runs.page import copy_mathjax, index_page, notebook_page
+from ktda.runs.publish import check_publishable, publish_report
 from ktda.runs.record import commit, now, source_hash, versions, write_beside
 
 PRESETS = ("smoke", "demo")
@@ -30,6 +31,7 @@ class Result:
     status: str
     seconds: float | None = None
     reason: str | None = None
+    question: str = ""  # that the notebook asks below its title
 
 
 def build_report(
@@ -37,6 +39,7 @@ def build_report(
     out: Path | str = Path("reports"),
     *,
     notebooks: Path | None = None,
+    publish: bool = False,
     echo: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
     """Run what changed, and write ``OUT/index.html``; a failing notebook does not stop the others.
@@ -44,19 +47,23 @@ def build_report(
     Args:
         preset: smoke or demo; given to notebooks that declare ``PRESET``.
         notebooks: Their folder; ``notebooks/`` of the working directory or of the checkout by default.
+        publish: Copy it to ``OUT/published/report`` if all notebooks have finished.
         echo: Told one line per notebook.
 
     Raises:
-        InputError: An unknown preset, or no notebooks.
+        InputError: An unknown preset, no notebooks, or a report that is not to be published.
     """
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r} for a report; expected one of {', '.join(PRESETS)}")
+    if publish:
+        check_publishable(preset)
     folders = [notebooks] if notebooks else FOLDERS
     sources = next(filter(None, (sorted(folder.glob("[0-9][0-9]_*.ipynb")) for folder in folders)), [])
     if not sources:
         raise InputError(f"no notebooks under {folders[0]}; run this command in a clone of the repository")
     build = Path(out) / "build"
     build.mkdir(parents=True, exist_ok=True)
+    copy_mathjax(build)
     results = []
     for path in sources:
         result = _run_one(path, preset, build)
@@ -68,6 +75,8 @@ def build_report(
                 write_beside(build / f"{path.stem}.html", notebook_page(executed, path.parent))
     provenance = {"preset": preset, "written": now(), **commit(), **versions()}
     write_beside(build.parent / "index.html", index_page(results, build, provenance))
+    if publish:
+        echo(f"published in {publish_report(results, build, sources[0].parent, provenance)}")
     return results
 
 
@@ -89,11 +98,12 @@ def notebook_parameters(notebook: Notebook, preset: str, folder: Path) -> dict[s
 
 def _run_one(path: Path, preset: str, build: Path) -> Result:
     """Run one notebook if anything that it depends on changed since it last finished."""
-    title, folder, manifest = path.stem, build / path.stem, build / f"{path.stem}.manifest.json"
+    about, folder, manifest = {"title": path.stem}, build / path.stem, build / f"{path.stem}.manifest.json"
     try:
         notebook = read_notebook(path)
-        headings = (cell.source for cell in notebook.content.cells if cell.cell_type == "markdown")
-        title = next(headings, title).partition("\n")[0].lstrip("# ")
+        opening = "\n\n".join(c.source for c in notebook.content.cells if c.cell_type == "markdown").split("\n\n")
+        question = next((paragraph for paragraph in opening[1:4] if paragraph.endswith("?")), "")
+        about = {"title": opening[0].partition("\n")[0].lstrip("# ") or path.stem, "question": question}
         given = notebook_parameters(notebook, preset, folder)
         values = {name: parameter.default for name, parameter in notebook.parameters.items()} | given
         wanted = {
@@ -106,16 +116,17 @@ def _run_one(path: Path, preset: str, build: Path) -> Result:
         }
         before = json.loads(manifest.read_text()) if manifest.is_file() else {}
         if wanted.items() <= before.items():
-            return Result(path.stem, title, "unchanged", _seconds(manifest))
+            return Result(path.stem, status="unchanged", seconds=_seconds(manifest), **about)
         # Figures and runs of an earlier source must not be taken for this one's.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         run_notebook(path, given, build / path.name)
     except InputError as error:
-        return Result(path.stem, title, "failed", None, str(error))
+        return Result(path.stem, status="failed", reason=str(error), **about)
     except NotebookFailed as error:
-        return Result(path.stem, title, "failed", _seconds(manifest), str(error).splitlines()[0])
-    return Result(path.stem, title, "finished", _seconds(manifest))
+        reason = str(error).splitlines()[0]
+        return Result(path.stem, status="failed", seconds=_seconds(manifest), reason=reason, **about)
+    return Result(path.stem, status="finished", seconds=_seconds(manifest), **about)
 
 
 def _seconds(manifest: Path) -> float:

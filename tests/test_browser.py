@@ -1,0 +1,225 @@
+"""JupyterLab and the report as a reader has them: in Chromium, which ``make test-browser`` installs.
+
+Everything but this machine is blocked, and asking for it is a failure. Screenshots go to ``reports/screenshots/``.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from ktda.runs.report import build_report
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
+playwright = pytest.importorskip("playwright.sync_api")
+
+ROOT = Path(__file__).resolve().parents[1]
+SCREENSHOTS = ROOT / "reports" / "screenshots"
+FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+LOCAL = re.compile(r"(file|data|blob|about):|(https?|wss?)://(localhost|127\.0\.0\.1)[:/]")
+WIDGETS = {"02_teacher_features": ("ktda-feature-explorer", "ktda-prediction-explorer")}  # where it shows them
+
+
+@pytest.fixture(scope="module")
+def browser():
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.fail("Chromium is missing; run make test-browser, or apt-get install chromium")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a page of a given width; at the end, asks whether anything was wanted from elsewhere."""
+    pages, wanted = [], []
+
+    def route(request_route):
+        if LOCAL.match(request_route.request.url):
+            request_route.continue_()
+        else:
+            wanted.append(request_route.request.url)
+            request_route.abort()
+
+    def new(width: int, height: int = 900):
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.route("**/*", route)
+        pages.append(page)
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        return page
+
+    yield new
+    for page in pages:
+        page.close()
+    assert wanted == []
+
+
+# The report
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """A report of the real quickstart and of the notebooks' formulas, at preset smoke."""
+    folder, out = tmp_path_factory.mktemp("source") / "notebooks", tmp_path_factory.mktemp("reports")
+    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns("*.ipynb", "reports", "runs", "data"))
+    for name in ("README.md", "data/README.md"):
+        (folder.parent / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder.parent / name)
+    for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        content = json.loads(source.read_text())
+        if source.stem != "00_quickstart":  # its text alone
+            parameters = [c for c in content["cells"] if "parameters" in c["metadata"].get("tags", [])]
+            content["cells"] = [c for c in content["cells"] if c["cell_type"] == "markdown" or c in parameters]
+        (folder / source.name).write_text(json.dumps(content))
+    for folder_name in ("ktda", "reports"):  # what the notebooks' texts link to
+        (folder.parent / folder_name).symlink_to(ROOT / folder_name)
+    results = build_report("smoke", out, notebooks=folder)
+    assert [result.name for result in results if result.status == "failed"] == []
+    return out
+
+
+def broken(page) -> list[str]:
+    """Images and local links of a page that lead nowhere."""
+    page.wait_for_function("[...document.images].every(image => image.complete)")
+    images = page.evaluate("[...document.images].filter(image => !image.naturalWidth).map(image => image.src)")
+    links = page.evaluate("[...document.links].map(link => link.href)")
+    files = [
+        Path(urllib.request.url2pathname(re.split("[#?]", link[7:])[0])) for link in links if link[:7] == "file://"
+    ]
+    return images + [str(path) for path in files if not path.exists()]
+
+
+def typeset(page) -> list[str]:
+    """Wait for MathJax; what it could not set, or did not find."""
+    page.wait_for_function("window.MathJax && MathJax.isReady && MathJax.Hub.queue.pending === 0", timeout=60_000)
+    page.wait_for_function("!MathJax.Hub.queue.running && MathJax.Hub.getAllJax().every(jax => jax.CHTML !== 0)")
+    page.evaluate("document.fonts.ready")
+    errors = page.evaluate(
+        "[...document.querySelectorAll('.MathJax_Error, .merror, .noError')].map(e => e.textContent)"
+    )
+    text = page.evaluate("[...document.querySelectorAll('.jp-RenderedMarkdown')].map(e => e.innerText).join(' ')")
+    return errors + re.findall(r"\$[^$\n]*\\[a-z]+[^$\n]*\$", text)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_report_reads_well(report, open_page, width):
+    page = open_page(width)
+    places = [report / "index.html", *sorted((report / "build").glob("*.html"))]
+    formulas = 0
+    for place in places:
+        page.goto(place.as_uri())
+        page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+        if place.name != "index.html":
+            assert typeset(page) == [], place.name
+            formulas += page.evaluate("document.querySelectorAll('.MathJax').length")
+        assert broken(page) == [], place.name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{place.name} scrolls sideways"
+        page.screenshot(path=SCREENSHOTS / f"{place.stem}_{width}.png", full_page=True)
+    assert formulas > 20
+
+
+# JupyterLab
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A JupyterLab of its own over a copy of the notebooks at preset smoke; its address."""
+    root = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns("reports", "runs", "data"))
+    for path in (root / "notebooks").glob("*.ipynb"):
+        path.write_text(path.read_text().replace('PRESET: str = \\"demo\\"', 'PRESET: str = \\"smoke\\"'))
+    own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTERLAB_SETTINGS_DIR": "settings"}
+    own = {name: str(root / folder) for name, folder in (own | {"JUPYTERLAB_WORKSPACES_DIR": "workspaces"}).items()}
+    environment = os.environ | own | {"KTDA_DATA": os.environ.get("KTDA_DATA", str(ROOT / "data"))}
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
+    command += [f"--ServerApp.root_dir={root}", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"]
+    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    with (root / "lab.log").open("w") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=root)
+    try:
+        yield _address(Path(own["JUPYTER_RUNTIME_DIR"]), server, root / "lab.log")
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _address(runtime: Path, server: subprocess.Popen, log: Path) -> str:
+    for _ in range(240):
+        assert server.poll() is None, log.read_text()
+        for about in runtime.glob("jpserver-*.json"):
+            return json.loads(about.read_text())["url"]
+        time.sleep(0.5)
+    raise AssertionError(log.read_text())
+
+
+@pytest.mark.parametrize("name", ["00_quickstart", "02_teacher_features"])
+def test_notebook_runs_in_jupyterlab(lab, open_page, name):
+    if not (ROOT / "notebooks" / f"{name}.ipynb").exists():
+        pytest.skip(f"no {name} in this checkout")
+    page = open_page(1400, 1000)
+    page.goto(f"{lab}lab/workspaces/{name}/tree/notebooks/{name}.ipynb?reset")
+    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=120_000)
+    page.wait_for_selector("[data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")  # resolves when the last cell has run
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    outputs = page.evaluate(MODEL)
+    assert [o for o in outputs if o["type"] == "error"] == []
+    assert len({o["cell"] for o in outputs}) > len(code) / 3
+    assert sum(o["image"] for o in outputs) >= 3
+    page.screenshot(path=SCREENSHOTS / f"lab_{name}.png")
+    for widget in WIDGETS.get(name, ()):
+        _move(page, widget)
+
+
+MODEL = """() => {
+  const cells = [...jupyterapp.shell.currentWidget.content.widgets].filter(c => c.model.type === 'code');
+  return cells.flatMap((cell, i) => cell.model.outputs.toJSON().map(output => ({
+    cell: i, type: output.output_type, image: Boolean(output.data && output.data['image/png']),
+    text: output.evalue || '',
+  })));
+}"""
+
+
+def _move(page, widget: str) -> None:
+    """Move each slider of an explorer by keys and see that its picture changes."""
+    page.evaluate(
+        """name => { const cells = jupyterapp.shell.currentWidget.content;
+          const i = cells.widgets.findIndex(c => c.model.sharedModel.source.includes(name));
+          return cells.scrollToItem(i, 'start'); }""",
+        {"ktda-feature-explorer": "feature_explorer", "ktda-prediction-explorer": "prediction_explorer"}[widget],
+    )
+    explorer = page.locator(f".{widget}").first
+    explorer.wait_for(timeout=60_000)
+    explorer.scroll_into_view_if_needed()
+    sliders = explorer.locator(".widget-slider .noUi-handle")
+    assert sliders.count() > 0, f"no slider in {widget}"
+    page.screenshot(path=SCREENSHOTS / f"{widget}_before.png")
+    before = pictures(explorer)
+    assert before, f"no picture in {widget}"
+    sliders.first.focus()
+    for _ in range(3):
+        sliders.first.press("ArrowRight")
+    deadline = time.monotonic() + 20
+    while pictures(explorer) == before and time.monotonic() < deadline:
+        page.wait_for_timeout(100)
+    page.screenshot(path=SCREENSHOTS / f"{widget}_after.png")
+    assert pictures(explorer) != before, f"the picture of {widget} did not change"
+    assert not any(o["type"] == "error" for o in page.evaluate(MODEL))
+
+
+def pictures(explorer) -> list[str]:
+    """What an explorer's images and canvases show, as addresses that change with the content."""
+    return explorer.evaluate(
+        "e => [...e.querySelectorAll('img, canvas')].map(i => i.tagName === 'IMG' ? i.src : i.toDataURL())"
+    )
