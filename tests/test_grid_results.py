@@ -137,6 +137,35 @@ def test_published_files_hold_what_figures_need(grid, tmp_path):
         assert archive["000000000000"].dtype.itemsize <= 2
 
 
+def test_rows_published_before_stay_while_they_are_valid(copy, tmp_path):
+    (copy / "table.yaml").write_text(
+        "question: q\nbaseline: full\nrows: [{name: full, group: m}, {name: teacher, group: m}]\n"
+    )
+    folder = tmp_path / "published"
+    publish(copy, folder)
+    before = read_published(folder)
+    ids = dict(zip(before.results["row"], before.results["id"], strict=True))
+    plan = json.loads((copy / "plan.json").read_text())
+    plan["runs"] = [run for run in plan["runs"] if run["row"] == "full"]  # a call that runs one row only
+    (copy / "plan.json").write_text(json.dumps(plan))
+    publish(copy, folder)
+    after = read_published(folder)
+    pd.testing.assert_frame_equal(after.results, before.results)
+    assert (after.matrices[ids["teacher"]] == before.matrices[ids["teacher"]]).all()
+    assert set(after.histories["id"]) == set(ids.values())
+
+    plan["runs"][0]["data_hash"] = "f" * 64  # other data: the old row cannot be compared any more
+    (copy / "plan.json").write_text(json.dumps(plan))
+    manifest = copy / "runs" / ids["full"] / "manifest.json"
+    content = json.loads(manifest.read_text())
+    content["data"]["hash"] = "f" * 64
+    manifest.write_text(json.dumps(content))
+    publish(copy, folder)
+    found = read_published(folder)
+    assert found.results["row"].tolist() == ["full"]
+    assert list(found.matrices) == [ids["full"]]
+
+
 def test_a_missing_publication_says_what_to_do(grid, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"nowhere does not exist; run `ktda grid TABLE --publish nowhere`"):

@@ -102,6 +102,9 @@ def read_results(path: Path | str) -> pd.DataFrame:
 def publish(out: Path | str, folder: Path | str) -> None:
     """Copy results, table, per-image matrices and histories of a grid to a folder of four files.
 
+    What was published there before stays where it is still in the table, is of the same data, and has not been run
+    anew: a table may be run a few rows at a time. Each line tells the commit that it is from.
+
     Raises:
         InputError: the grid has no finished run.
     """
@@ -121,16 +124,36 @@ def publish(out: Path | str, folder: Path | str) -> None:
         history = pd.read_csv(run / "history.csv")
         losses = [name for name in history if name.startswith("loss_")]
         histories.append(history[["step", "select_miou", *losses]].assign(id=run_id))
+    merged = pd.concat(histories, ignore_index=True)
+    merged = merged[["id", *merged.columns.drop("id")]]
+    table = (out / TABLE).read_text(encoding="utf-8")
+    if (folder / RESULTS).is_file():
+        old = read_published(folder)
+        kept = _still_valid(old.results, results, [row["name"] for row in yaml.safe_load(table)["rows"]])
+        results = pd.concat([results, kept], ignore_index=True)
+        merged = pd.concat([merged, old.histories[old.histories["id"].isin(kept["id"])]], ignore_index=True)
+        for run_id in kept["id"]:
+            arrays[run_id] = _smallest(old.matrices[run_id])
+            arrays[f"{run_id}_scenes"] = _smallest(old.scenes[run_id])
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{MATRICES}.partial"
     with partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
     partial.replace(folder / MATRICES)
-    merged = pd.concat(histories, ignore_index=True)
-    merged = merged[["id", *merged.columns.drop("id")]]
     write_beside(folder / HISTORIES, merged.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-    write_beside(folder / TABLE, (out / TABLE).read_text(encoding="utf-8"))
+    write_beside(folder / TABLE, table)
     write_beside(folder / RESULTS, results.to_csv(index=False, lineterminator="\n"))
+
+
+def _still_valid(old: pd.DataFrame, new: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
+    """Lines of rows of the table that were not run anew, on data that did not change."""
+    run = set(zip(new["data"], new["row"], new["seed"], strict=True))
+    data = dict(zip(new["data"], new["data_hash"], strict=True))
+    stays = [
+        line.row in rows and (line.data, line.row, line.seed) not in run and data.get(line.data) == line.data_hash
+        for line in old.itertuples()
+    ]
+    return old[stays]
 
 
 def read_published(folder: Path | str) -> Published:
