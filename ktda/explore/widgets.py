@@ -18,6 +18,7 @@ from ktda.explore.features import FeatureExplorer
 from ktda.explore.predictions import PredictionExplorer
 
 DPI = 100
+LABEL = {"description_width": "7em"}
 
 
 def png(figure: Figure) -> bytes:
@@ -40,7 +41,7 @@ class Explorer(ipywidgets.VBox):
     def __init__(self, css_class: str, draw: Callable[..., Figure], **controls: ipywidgets.ValueWidget) -> None:
         self._draw, self.controls = draw, controls
         self.picture = ipywidgets.Image(format="png", layout={"max_width": "100%", "object_fit": "contain"})
-        bar = ipywidgets.HBox(list(controls.values()), layout={"flex_flow": "row wrap"})
+        bar = ipywidgets.GridBox(list(controls.values()), layout={"grid_template_columns": "repeat(2, max-content)"})
         super().__init__([bar, self.picture])
         self.add_class(css_class)
         for control in controls.values():
@@ -81,8 +82,8 @@ def prediction_explorer(explorer: PredictionExplorer) -> Explorer:
 
 def _choice(name: str, options: list[str], start: int = 0) -> ipywidgets.Dropdown:
     pairs = [(option, i) for i, option in enumerate(options)]
-    return ipywidgets.Dropdown(options=pairs, value=start, description=name)
+    return ipywidgets.Dropdown(options=pairs, value=start, description=name, style=LABEL)
 
 
 def _slider(name: str, top: int, start: int) -> ipywidgets.IntSlider:
-    return ipywidgets.IntSlider(start, 0, top, description=name, style={"description_width": "initial"})
+    return ipywidgets.IntSlider(start, 0, top, description=name, style=LABEL)
