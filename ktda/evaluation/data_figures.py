@@ -26,9 +26,10 @@ from ktda.evaluation.drawing import (
     titled,
     unit,
 )
-from ktda.evaluation.exploration import ColourModel
+from ktda.evaluation.exploration import KINDS, ColourModel
 
 MARKERS = "os^DvPX*"
+KIND_LOOKS = dict(zip(KINDS, ((BLUE, "-"), (GREEN, "--"), (VERMILLION, ":")), strict=True))
 RIM = [withStroke(linewidth=3.4, foreground=EDGE)]  # palette colours may be as light as the paper
 HALO = [withStroke(linewidth=3, foreground="white")]
 
@@ -66,7 +67,7 @@ def colour_space(colours: NDArray, labels: NDArray, model: ColourModel, tile_set
         axes.set(title=name, xlabel="brightness, mean of the bands (bytes)", ylabel="difference (bytes)")
     patches = class_patches(tile_set, [])
     for label, patch in enumerate(patches):
-        patch.set_label(f"{label} {patch.get_label()}")
+        patch.set_label(f"{label} {patch.get_label()}" if patch.get_label() != str(label) else str(label))
     figure.legend(handles=patches, loc="outside lower center", ncols=min(6, len(patches)))
     return titled(figure, title)
 
@@ -110,8 +111,8 @@ def border_effect(
 def scene_likeness(distances: Mapping[str, NDArray], title: str = "") -> Figure:
     """Share of pairs that are at most so far apart in colour; `distances` as `exploration.likeness` gives them."""
     figure, axes = plt.subplots(figsize=(0.75 * WIDTH, 3.8), layout="constrained")
-    looks = (BLUE, "-"), (GREEN, "--"), (VERMILLION, ":")
-    for (kind, values), (colour, style) in zip(distances.items(), looks[-len(distances) :], strict=True):
+    for kind, values in distances.items():
+        colour, style = KIND_LOOKS[kind]
         label = f"{kind}: median {np.median(values):.0f}"
         axes.ecdf(values, color=colour, linestyle=style, linewidth=2.4, label=label)
     axes.set(

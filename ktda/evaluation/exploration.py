@@ -18,6 +18,7 @@ from ktda.data.folder import TileSet
 from ktda.evaluation.metrics import confusion_matrices, scores
 
 BANDS = {"1": (0, 1), "1 to 2": (1, 2), "2 to 4": (2, 4), "4 to 8": (4, 8), "over 8": (8, np.inf)}  # pixels, over/up to
+KINDS = ("halves of one tile", "tiles of one scene", "tiles of different scenes")
 
 
 class Look(NamedTuple):
@@ -164,9 +165,8 @@ def likeness(images: Sequence[NDArray], scenes: Sequence[str]) -> dict[str, NDAr
     first, second = np.triu_indices(len(halves), 1)
     distance = np.sqrt(np.square(statistics[first] - statistics[second]).mean(1))
     same_tile, same_scene = tile[first] == tile[second], scene[first] == scene[second]
-    kinds = {"halves of one tile": same_tile, "tiles of one scene": same_scene & ~same_tile}
-    kinds["tiles of different scenes"] = ~same_scene
-    return {kind: distance[chosen] for kind, chosen in kinds.items() if chosen.any()}
+    chosen = zip(KINDS, (same_tile, same_scene & ~same_tile, ~same_scene), strict=True)
+    return {kind: distance[pairs] for kind, pairs in chosen if pairs.any()}
 
 
 def nearest_tiles(images: Sequence[NDArray], others: Sequence[NDArray]) -> tuple[NDArray, NDArray]:
