@@ -133,7 +133,8 @@ def contact_sheet(worlds: Mapping[str, Sequence[Scene]], tile_set: TileSet, titl
         rows[name] = [scene.image for scene in scenes]
         rows[f"{name}: labels"] = [colour_mask(torch.from_numpy(scene.mask), tile_set) for scene in scenes]
     for scenes in zip(*worlds.values(), strict=True):
-        notes.append("\n".join(f"sun {scene.conditions.sun_elevation:.0f}°" for scene in scenes))
+        suns = (f"{name}: sun at {s.conditions.sun_elevation:.0f}°" for name, s in zip(worlds, scenes, strict=True))
+        notes.append("\n".join(suns))
     masks = [torch.from_numpy(scene.mask) for scenes in worlds.values() for scene in scenes]
     return gallery(rows, notes, class_patches(tile_set, masks), title)
 
