@@ -6,8 +6,45 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from ktda.evaluation.measures import block_attention, fmm_cost, frechet_distance, gradient_norms, milliseconds
+from ktda.evaluation.measures import (
+    align_only,
+    block_attention,
+    fmm_cost,
+    frechet_distance,
+    gradient_norms,
+    milliseconds,
+    signal_through,
+    transfer_terms,
+)
 from ktda.fmm import FeatureModulation
+from ktda.model import KTDA
+
+
+def test_transfer_terms_are_the_losses() -> None:
+    g = torch.Generator().manual_seed(0)
+    s, t = torch.randn(2, 5, 3, 4, generator=g), torch.randn(2, 5, 3, 4, generator=g)
+    terms = transfer_terms([s, t], [t, t])  # the second level costs nothing
+    groups = {"width": 15, "channel": 12, "spatial": 5}
+    assert set(terms) == {f"KL {axis}, {form}" for axis in groups for form in ("sum", "mean")} | {"MSE"}
+    assert terms["MSE"].item() == pytest.approx((s - t).square().mean().item() / 2, rel=1e-5)
+    log_q, log_p = s.log_softmax(1), t.log_softmax(1)
+    channel = (log_p.exp() * (log_p - log_q)).sum(1).mean().item()
+    assert terms["KL channel, mean"].item() == pytest.approx(channel / 2, rel=1e-4)
+    for axis, count in groups.items():
+        assert (terms[f"KL {axis}, sum"] / terms[f"KL {axis}, mean"]).item() == pytest.approx(count, rel=1e-4)
+
+
+def test_align_only_lowers_its_objective_and_moves_nothing_else() -> None:
+    model = KTDA(3, "resnet18", width=8, patch=8, fmm="none", decoder_channels=8, auxiliary="none")
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    maps = [torch.randn(2, 8, 4, 4, generator=torch.Generator().manual_seed(level)) for level in range(4)]
+    before = {name: tensor.clone() for name, tensor in model.named_parameters()}
+    history, aligned = align_only(model, images, maps, "MSE", 3)
+    assert [line["step"] for line in history] == [0, 1, 2, 3]
+    assert history[-1]["MSE"] < history[0]["MSE"]
+    assert transfer_terms(aligned, maps)["MSE"].item() == pytest.approx(history[-1]["MSE"])
+    moved = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"student", "fam"}
 
 
 def test_gradient_norms_by_hand() -> None:
@@ -16,6 +53,19 @@ def test_gradient_norms_by_hand() -> None:
     norms = gradient_norms(terms, iter([a, b]))
     assert norms == pytest.approx({"both": 5.0, "one": math.sqrt(4 + 16), "none": 0.0})
     assert a.grad is None  # measuring leaves no gradient behind
+
+
+def test_signal_through_a_known_map() -> None:
+    fmm = FeatureModulation((4,), "mlp", 1, hidden=4)
+    x = 10 + torch.rand(2, 4, 3, 3, generator=torch.Generator().manual_seed(0))  # where GELU(x) is x
+    with torch.no_grad():
+        for layer in (fmm.levels[0][0].fc1, fmm.levels[0][0].fc2):
+            layer.weight.copy_(torch.eye(4))
+            layer.bias.fill_(7.0)  # a constant is no signal
+        fmm.levels[0][0].fc2.weight.mul_(-3)
+    spread, cosine, gradient = signal_through(fmm, x)
+    assert (spread, cosine) == pytest.approx((3, -1), abs=1e-4)
+    assert gradient == pytest.approx(3, rel=0.2)  # 72 draws of deviation 1, times 3
 
 
 def test_frechet_distance_by_hand() -> None:

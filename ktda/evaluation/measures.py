@@ -1,11 +1,62 @@
 """What notebooks 03 and 04 measure: gradients per term, distance of feature sets, attention and cost of the FMM."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+from ktda.fmm import FeatureModulation
+from ktda.losses import AXES, distillation_loss
+from ktda.seeding import generator
+
+
+def transfer_terms(students: Sequence[Tensor], teachers: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Every form of the distillation side by side, as scalars averaged over the levels.
+
+    Args:
+        students, teachers: (N, D, h, w) per level.
+
+    Returns:
+        ``KL AXIS, sum`` and ``KL AXIS, mean`` (the reductions "authors" and "mean") for each axis, and ``MSE``.
+    """
+    terms = {
+        f"KL {axis}, {name}": distillation_loss(students, teachers, 1.0, axis=axis, reduction=reduction)
+        for axis in AXES
+        for name, reduction in {"sum": "authors", "mean": "mean"}.items()
+    }
+    return terms | {"MSE": distillation_loss(students, teachers, 0.0, reduction="mean")}
+
+
+def align_only(
+    model: nn.Module, images: Tensor, maps: Sequence[Tensor], objective: str, steps: int, learning_rate: float = 1e-3
+) -> tuple[list[dict[str, float]], list[Tensor]]:
+    """Train student and FAM on one form of the distillation and nothing else, by AdamW on one batch.
+
+    Args:
+        model: a `ktda.model.KTDA`, changed in place.
+        images: normalised (N, 3, H, W).
+        maps: the teacher's, one (N, D, h, w) per level.
+        objective: a key of `transfer_terms`.
+        steps: of the optimiser.
+        learning_rate: constant.
+
+    Returns:
+        Every mean and the MSE before each step and after the last (steps + 1 entries), and the aligned maps at the end.
+    """
+    optimiser = torch.optim.AdamW([*model.student.parameters(), *model.fam.parameters()], learning_rate)
+    history = []
+    for step in range(steps + 1):
+        aligned = model.train().align(images)
+        terms = transfer_terms(aligned, maps)
+        history.append({"step": step} | {name: term.item() for name, term in terms.items() if "sum" not in name})
+        if step < steps:
+            optimiser.zero_grad()
+            terms[objective].backward()
+            optimiser.step()
+    return history, [level.detach() for level in aligned]
 
 
 def gradient_norms(terms: Mapping[str, Tensor], parameters: Iterable[nn.Parameter]) -> dict[str, float]:
@@ -20,6 +71,25 @@ def gradient_norms(terms: Mapping[str, Tensor], parameters: Iterable[nn.Paramete
         gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
         norms[name] = sum(g.double().square().sum().item() for g in gradients if g is not None) ** 0.5
     return norms
+
+
+def signal_through(fmm: FeatureModulation, x: Tensor, seed: int = 0) -> tuple[float, float, float]:
+    """What a module leaves of a signal and of a gradient.
+
+    Args:
+        fmm: of one level.
+        x: (N, D, h, w).
+        seed: of the random gradient, of deviation 1, sent into the output.
+
+    Returns:
+        Spread over places and images of the output against the input, and the cosine of the two, both without each
+        channel's mean; and the deviation of the gradient that arrives at the input.
+    """
+    x = x.detach().requires_grad_()
+    y = fmm([x])[0]
+    (arrived,) = torch.autograd.grad(y, x, torch.randn(y.shape, generator=generator(seed, "signal")).to(y))
+    a, b = (m.detach() - m.detach().mean((0, 2, 3), keepdim=True) for m in (x, y))
+    return (b.norm() / a.norm()).item(), F.cosine_similarity(a, b).mean().item(), arrived.std().item()
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
