@@ -12,7 +12,7 @@ from ktda.evaluation.statistics import paired_differences, summarise
 from ktda.evaluation.tables import render_differences, render_summary
 from ktda.grid.results import read_published
 
-PUBLISHED = (Path("reports/published/study"), Path("reports/published/ablations"))  # the first that is there
+PUBLISHED = (Path("reports/published/laboratory/study"), Path("reports/published/ablations"))  # the first that is there
 
 
 class Headline(NamedTuple):
