@@ -3,10 +3,12 @@
 Everything but this machine is blocked, and asking for it is a failure. Screenshots go to ``reports/screenshots/``.
 """
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -25,7 +27,6 @@ SCREENSHOTS = ROOT / "reports" / "screenshots"
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 LOCAL = re.compile(r"(file|data|blob|about):|(https?|wss?)://(localhost|127\.0\.0\.1)[:/]")
-WIDGETS = {"02_teacher_features": ("ktda-feature-explorer", "ktda-prediction-explorer")}  # where it shows them
 
 
 @pytest.fixture(scope="module")
@@ -140,16 +141,21 @@ def lab(tmp_path_factory):
         path.write_text(path.read_text().replace('PRESET: str = \\"demo\\"', 'PRESET: str = \\"smoke\\"'))
     own = {"JUPYTER_CONFIG_DIR": "config", "JUPYTER_RUNTIME_DIR": "runtime", "JUPYTERLAB_SETTINGS_DIR": "settings"}
     own = {name: str(root / folder) for name, folder in (own | {"JUPYTERLAB_WORKSPACES_DIR": "workspaces"}).items()}
+    asked = Path(own["JUPYTERLAB_SETTINGS_DIR"], "@jupyterlab/apputils-extension/notification.jupyterlab-settings")
+    asked.parent.mkdir(parents=True)
+    asked.write_text('{"fetchNews": "false", "checkForUpdates": false}')  # or a question covers the page
     environment = os.environ | own | {"KTDA_DATA": os.environ.get("KTDA_DATA", str(ROOT / "data"))}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"]
     command += [f"--ServerApp.root_dir={root}", "--IdentityProvider.token=", "--ServerApp.disable_check_xsrf=True"]
-    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += ["--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None"]
+    command += ["--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     with (root / "lab.log").open("w") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=root)
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=root, start_new_session=True)
     try:
         yield _address(Path(own["JUPYTER_RUNTIME_DIR"]), server, root / "lab.log")
     finally:
-        server.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)  # with its kernels; nothing of it is kept
         server.wait(30)
 
 
@@ -168,9 +174,12 @@ def test_notebook_runs_in_jupyterlab(lab, open_page, name):
         pytest.skip(f"no {name} in this checkout")
     page = open_page(1400, 1000)
     page.goto(f"{lab}lab/workspaces/{name}/tree/notebooks/{name}.ipynb?reset")
-    page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=120_000)
-    page.wait_for_selector("[data-status=idle], .jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=120_000)
-    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")  # resolves when the last cell has run
+    page.wait_for_function(READY, timeout=180_000, polling=500)
+    page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells'); }")
+    try:
+        page.wait_for_function(DONE, timeout=600_000, polling=1000)
+    finally:
+        page.screenshot(path=SCREENSHOTS / f"lab_{name}.png")
     cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
     code = [cell for cell in cells if cell["cell_type"] == "code"]
     outputs = page.evaluate(MODEL)
@@ -178,9 +187,26 @@ def test_notebook_runs_in_jupyterlab(lab, open_page, name):
     assert len({o["cell"] for o in outputs}) > len(code) / 3
     assert sum(o["image"] for o in outputs) >= 3
     page.screenshot(path=SCREENSHOTS / f"lab_{name}.png")
-    for widget in WIDGETS.get(name, ()):
-        _move(page, widget)
+    explorers = sorted(
+        set(re.findall(r"^(\w+)_explorer\(", "\n".join("".join(c["source"]) for c in code), re.MULTILINE))
+    )
+    assert explorers
+    for explorer in explorers:
+        _move(page, explorer)
 
+
+READY = """() => {
+  const panel = window.jupyterapp && jupyterapp.shell.currentWidget;
+  const session = panel && panel.sessionContext && panel.sessionContext.session;
+  return Boolean(session && session.kernel && session.kernel.status === 'idle' && panel.content.widgets.length);
+}"""
+
+# Has every cell run, or one failed?
+DONE = """() => {
+  const cells = jupyterapp.shell.currentWidget.content.widgets.filter(c => c.model.type === 'code');
+  return cells.every(c => c.model.executionCount) || cells.some(
+    c => c.model.outputs.toJSON().some(output => output.output_type === 'error'));
+}"""
 
 MODEL = """() => {
   const cells = [...jupyterapp.shell.currentWidget.content.widgets].filter(c => c.model.type === 'code');
@@ -191,14 +217,16 @@ MODEL = """() => {
 }"""
 
 
-def _move(page, widget: str) -> None:
-    """Move each slider of an explorer by keys and see that its picture changes."""
-    page.evaluate(
-        """name => { const cells = jupyterapp.shell.currentWidget.content;
-          const i = cells.widgets.findIndex(c => c.model.sharedModel.source.includes(name));
-          return cells.scrollToItem(i, 'start'); }""",
-        {"ktda-feature-explorer": "feature_explorer", "ktda-prediction-explorer": "prediction_explorer"}[widget],
-    )
+SHOW_CELL = """source => {
+  const cells = jupyterapp.shell.currentWidget.content;
+  return cells.scrollToItem(cells.widgets.findIndex(c => c.model.sharedModel.source.includes(source)), 'start');
+}"""
+
+
+def _move(page, name: str) -> None:
+    """Move the first slider of an explorer by keys and see that its picture changes."""
+    widget = f"ktda-{name}-explorer"
+    page.evaluate(SHOW_CELL, f"{name}_explorer(")
     explorer = page.locator(f".{widget}").first
     explorer.wait_for(timeout=60_000)
     explorer.scroll_into_view_if_needed()

@@ -70,7 +70,7 @@ def world(tmp_path_factory):
         "from IPython.display import Image\nsave_figure = print\n"
         "save_figure(0, OUT, f'share_{chr(112)}lot', 'Shares.')\nImage(PIXEL)",
         "Image(PIXEL)",
-        text="What comes first?\n\nGo on with [the next](01_second.ipynb#part) or [the notes](../NOTES.md), $x^2$.",
+        text="What comes *first*?\n\nGo on with [the next](01_second.ipynb#part) or [the notes](../NOTES.md), $x^2$.",
     )
     write_notebook(folder / "01_second.ipynb", "SEED: int = 0", "raise RuntimeError('no luck')")
     metrics = {"split": "test", "protocol": "honest", "miou": 0.4321, "overall_accuracy": 0.5, "iou": [0.4]}

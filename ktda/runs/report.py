@@ -102,7 +102,7 @@ def _run_one(path: Path, preset: str, build: Path) -> Result:
     try:
         notebook = read_notebook(path)
         opening = "\n\n".join(c.source for c in notebook.content.cells if c.cell_type == "markdown").split("\n\n")
-        question = next((paragraph for paragraph in opening[1:4] if paragraph.endswith("?")), "")
+        question = next((paragraph for paragraph in opening[1:4] if paragraph.endswith("?")), "").replace("*", "")
         about = {"title": opening[0].partition("\n")[0].lstrip("# ") or path.stem, "question": question}
         given = notebook_parameters(notebook, preset, folder)
         values = {name: parameter.default for name, parameter in notebook.parameters.items()} | given
