@@ -22,8 +22,8 @@ $(STAMP): requirements.lock pyproject.toml
 report: setup  ## run the notebooks in order and write reports/index.html
 	$(BIN)/ktda report
 
-publish: setup  ## run them at preset demo and copy the report to reports/published/report
-	$(BIN)/ktda report --preset demo --publish
+publish: setup  ## run them at preset demo, on simulated data only, and copy the report to reports/published/report
+	KTDA_SHARED=/dev/null $(BIN)/ktda report --preset demo --publish
 
 test: setup  ## fast tests: units, the command line in process, every notebook at seconds
 	$(BIN)/python -m pytest
