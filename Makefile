@@ -26,7 +26,7 @@ publish: setup  ## run them at preset demo, on simulated data only, and copy the
 	KTDA_SHARED=/dev/null $(BIN)/ktda report --preset demo --publish
 
 test: setup  ## fast tests: units, the command line in process, every notebook at seconds
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-slow: setup  ## long tests: kills, subprocesses, a wheel in an environment of its own
 	$(BIN)/python -m pytest -m slow

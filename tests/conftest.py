@@ -17,6 +17,7 @@ PARITY_SETS = ("vit_blocks", "resized_grid")
 
 # Tensors here are tiny: a second thread only waits for the first, and where cores are shared it waits 50 times longer.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same for kernels and commands that a test starts
 
 
 @pytest.fixture(scope="session")
