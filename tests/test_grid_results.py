@@ -154,6 +154,18 @@ def test_rows_published_before_stay_while_they_are_valid(copy, tmp_path):
     assert (after.matrices[ids["teacher"]] == before.matrices[ids["teacher"]]).all()
     assert set(after.histories["id"]) == set(ids.values())
 
+    results = pd.read_csv(folder / "results.csv", dtype=str)
+    elsewhere = results.assign(data="elsewhere", data_hash="e" * 64, id=["a" * 12, "b" * 12])
+    matrices = dict(np.load(folder / "matrices.npz"))
+    for own, other in zip(results["id"], elsewhere["id"], strict=True):
+        matrices |= {other: matrices[own], f"{other}_scenes": matrices[f"{own}_scenes"]}
+    np.savez_compressed(folder / "matrices.npz", **matrices)
+    pd.concat([results, elsewhere]).to_csv(folder / "results.csv", index=False)
+    publish(copy, folder)  # which runs nothing on that set: its rows stay
+    assert set(read_published(folder).results["data"]) == {"elsewhere", results.loc[0, "data"]}
+    elsewhere.iloc[:0].to_csv(folder / "results.csv", index=False)
+    publish(copy, folder)
+
     plan["runs"][0]["data_hash"] = "f" * 64  # other data: the old row cannot be compared any more
     (copy / "plan.json").write_text(json.dumps(plan))
     manifest = copy / "runs" / ids["full"] / "manifest.json"

@@ -146,14 +146,16 @@ def publish(out: Path | str, folder: Path | str) -> None:
 
 
 def _still_valid(old: pd.DataFrame, new: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
-    """Lines of rows of the table that were not run anew, on data that did not change."""
+    """Lines of rows of the table that were not run anew, on data of which no other bytes were run."""
     run = set(zip(new["data"], new["row"], new["seed"], strict=True))
     data = dict(zip(new["data"], new["data_hash"], strict=True))
     stays = [
-        line.row in rows and (line.data, line.row, line.seed) not in run and data.get(line.data) == line.data_hash
+        line.row in rows
+        and (line.data, line.row, line.seed) not in run
+        and data.get(line.data, line.data_hash) == line.data_hash
         for line in old.itertuples()
     ]
-    return old[stays]
+    return old[pd.Series(stays, old.index, dtype=bool)]
 
 
 def read_published(folder: Path | str) -> Published:
