@@ -146,7 +146,18 @@ def test_other_results_are_another_input(tmp_path, monkeypatch):
     before = module.results_hash({"RESULTS": "made"})
     assert before == module.results_hash({"RESULTS": "made"})
     (tmp_path / "made" / "results.csv").write_text("id\n2\n")
-    assert module.results_hash({"RESULTS": "made"}) != before
+    changed = module.results_hash({"RESULTS": "made"})
+    assert changed != before
+    (tmp_path / "made" / "report").mkdir()
+    (tmp_path / "made" / "report" / "summary.csv").write_text("made from the results")
+    assert module.results_hash({"RESULTS": "made"}) == changed
+    (tmp_path / "lab" / "study").mkdir(parents=True)  # a folder of several, under a parameter of any name
+    (tmp_path / "lab" / "study" / "results.csv").write_text("id\n1\n")
+    before = module.results_hash({"LAB": "lab"})
+    (tmp_path / "lab" / "study" / "results.csv").write_text("id\n2\n")
+    assert before is not None
+    assert module.results_hash({"LAB": "lab"}) != before
+    assert module.results_hash({"OUT": "lab"}) is None  # what a notebook writes is no input
 
 
 def test_runs_again_only_what_changed_or_failed(world, monkeypatch):

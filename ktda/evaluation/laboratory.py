@@ -164,6 +164,6 @@ def dose_response(results: pd.DataFrame, title: str = "") -> Figure:
         axes.minorticks_off()
         axes.set(title=data, xlabel="labelled scenes")
         axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("mIoU (%), mean and 95 % interval over seeds")
+    panels[0][0].set_ylabel("mIoU (%)")
     figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(models))
     return titled(figure, title)

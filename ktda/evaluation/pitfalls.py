@@ -10,7 +10,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ktda.evaluation.metrics import scores
-from ktda.evaluation.statistics import mean_iou, paired_differences
+from ktda.evaluation.statistics import draw_miou, paired_differences
 from ktda.seeding import derive_seed
 
 
@@ -103,14 +103,11 @@ def half_widths(
     Returns:
         (sizes,) in the units of mIoU.
     """
-    names, number = np.unique(groups, return_inverse=True)
-    rng, widths = np.random.default_rng(derive_seed("half_widths", seed)), []
+    widths = []
     for size in sizes:
-        counts = rng.multinomial(size, np.full(len(names), 1 / len(names)), size=times)
-        weights = counts[:, number].astype(float)  # (times, images)
-        draws = mean_iou(np.tensordot(weights, first.astype(float), 1))
+        draws = draw_miou([first], groups, times, seed, size=size)
         if second is not None:
-            draws = draws - mean_iou(np.tensordot(weights, second.astype(float), 1))
+            draws = draws - draw_miou([second], groups, times, seed, like=first, size=size)
         low, high = np.percentile(draws, (2.5, 97.5))
         widths.append((high - low) / 2)
     return np.array(widths)

@@ -156,6 +156,34 @@ def mean_iou(matrices: NDArray) -> NDArray:
     return np.divide(iou.sum(-1), defined, out=np.full(defined.shape, np.nan), where=defined > 0)
 
 
+def draw_miou(
+    runs: Sequence[NDArray],
+    groups: ArrayLike | None = None,
+    times: int = 2000,
+    seed: int = 0,
+    like: NDArray | None = None,
+    size: int | None = None,
+) -> NDArray:
+    """(times,) mIoU of drawn test sets, mean over the runs; equal arguments draw equal test sets.
+
+    Args:
+        runs: one (images, K, K) per run, all of the same images.
+        groups, times, seed: as in `bootstrap_miou`.
+        like, size: another run whose images they must be; groups per test set, as many as there are by default.
+
+    Raises:
+        InputError: the runs were not scored on the same images.
+    """
+    like = runs[0] if like is None else like
+    if any(r.shape != like.shape or (r.sum(2) != like.sum(2)).any() for r in runs):  # labels of every image
+        raise InputError("the runs were not scored on the same images; compare runs of one data set and split")
+    names, number = np.unique(np.arange(len(like)) if groups is None else groups, return_inverse=True)
+    rng = np.random.default_rng(seed)
+    counts = rng.multinomial(size or len(names), np.full(len(names), 1 / len(names)), size=times)  # how often each
+    weights = counts[:, number].astype(float)  # (times, images); floats multiply faster, and are exact to 2^53
+    return np.mean([mean_iou(np.tensordot(weights, run.astype(float), 1)) for run in runs], axis=0)
+
+
 def bootstrap_miou(
     matrices: NDArray, groups: ArrayLike | None = None, times: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
@@ -167,7 +195,7 @@ def bootstrap_miou(
         times: test sets drawn.
         seed: of the draws.
     """
-    return _interval(_draw([matrices], groups, times, seed))
+    return _interval(draw_miou([matrices], groups, times, seed))
 
 
 def bootstrap_difference(
@@ -188,7 +216,7 @@ def bootstrap_difference(
     Raises:
         InputError: the runs were not scored on the same images.
     """
-    return _interval(_draw(first, groups, times, seed) - _draw(second, groups, times, seed, like=first[0]))
+    return _interval(draw_miou(first, groups, times, seed) - draw_miou(second, groups, times, seed, like=first[0]))
 
 
 def bootstrap_table(
@@ -222,7 +250,7 @@ def bootstrap_table(
         line |= {"images": len(scene), "scenes": len(np.unique(scene))}
         for name, groups in (("images", None), ("scenes", scene)):
             options = {"groups": groups, "times": times, "seed": seed}
-            line[f"low_{name}"], line[f"high_{name}"] = _interval(_draw([matrices[i] for i in own], **options))
+            line[f"low_{name}"], line[f"high_{name}"] = _interval(draw_miou([matrices[i] for i in own], **options))
             pair = [[matrices[ids[s]] for s in shared] for ids in (own, base)]
             ends = bootstrap_difference(*pair, **options) if len(shared) else (np.nan, np.nan)
             line[f"diff_low_{name}"], line[f"diff_high_{name}"] = ends
@@ -264,20 +292,6 @@ def _paired_t_test(differences: pd.Series) -> float:
     if np.ptp(differences) <= 1e-12:
         return 1.0 if abs(differences.iloc[0]) <= 1e-12 else np.nan
     return stats.ttest_1samp(differences, 0).pvalue  # the same as scipy.stats.ttest_rel of the pairs
-
-
-def _draw(
-    runs: Sequence[NDArray], groups: ArrayLike | None, times: int, seed: int, like: NDArray | None = None
-) -> NDArray:
-    """(times,) mIoU of drawn test sets, mean over the runs; equal arguments draw equal test sets."""
-    like = runs[0] if like is None else like
-    if any(r.shape != like.shape or (r.sum(2) != like.sum(2)).any() for r in runs):  # labels of every image
-        raise InputError("the runs were not scored on the same images; compare runs of one data set and split")
-    names, number = np.unique(np.arange(len(like)) if groups is None else groups, return_inverse=True)
-    rng = np.random.default_rng(seed)
-    counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=times)  # how often each is drawn
-    weights = counts[:, number].astype(float)  # (times, images); floats multiply faster, and are exact to 2^53
-    return np.mean([mean_iou(np.tensordot(weights, run.astype(float), 1)) for run in runs], axis=0)
 
 
 def _interval(draws: NDArray) -> tuple[float, float]:

@@ -75,12 +75,17 @@ def results_hash(values: dict[str, Any]) -> str | None:
     digest, found = hashlib.sha256(), False
     for name, value in sorted(values.items()):
         places = [root / value for root in (Path(), PACKAGE.parent)] if isinstance(value, str) and name != "OUT" else []
-        folder = next((place for place in places if value and place.is_dir() and any(place.rglob("results.csv"))), None)
+        folder = next((place for place in places if value and _holds_results(place)), None)
         for path in sorted(folder.rglob("*")) if folder else ():
             if path.is_file() and path.parent.name != "report":  # what was made from the results
                 digest.update(f"{name}/{path.relative_to(folder)}".encode() + b"\0" + path.read_bytes())
                 found = True
     return digest.hexdigest() if found else None
+
+
+def _holds_results(place: Path) -> bool:
+    """Whether a folder, or one in it, is of published results; no deeper look, it may be a large data set."""
+    return place.is_dir() and any(any(place.glob(pattern)) for pattern in ("results.csv", "*/results.csv"))
 
 
 def run_notebook(
