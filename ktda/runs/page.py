@@ -96,7 +96,7 @@ def saved_figures(folder: Path, start: Path) -> list[dict[str, Any]]:
 def made_by(result: Any, build: Path, start: Path) -> dict[str, Any]:
     """What one notebook made, with paths from `start` on: figures, tables (their formats by name), runs."""
     folder, tables, runs = build / result.name, {}, []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".md")):
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".csv", ".md", ".tex")):
         tables.setdefault(path.stem, {})[path.suffix[1:]] = path.relative_to(start).as_posix()
     for path in sorted(folder.rglob("metrics.json")):
         where = path.parent.relative_to(build).as_posix()
@@ -120,15 +120,12 @@ def render(template: str, place: Path, notebooks: list[dict[str, Any]], provenan
     from ktda.evaluation.tables import markdown
     from ktda.runs.headline import read_headline
 
-    headline, folder, pictured = read_headline(), None, []
-    if headline:
-        folder = Path(os.path.relpath(headline.folder, place)).as_posix()
-        pictured = [f for f in saved_figures(headline.folder / "report", headline.folder) if "forest.png" in f["file"]]
-        pictured = [figure | {"file": f"{folder}/{figure['file']}"} for figure in pictured]
+    headline = read_headline()
+    folder = Path(os.path.relpath(headline.folder, place)).as_posix() if headline else None
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=template.endswith(".html.j2"))
     environment.filters["markdown_table"] = markdown
     return environment.get_template(template).render(
-        notebooks=notebooks, provenance=provenance, headline=headline, folder=folder, pictured=pictured
+        notebooks=notebooks, provenance=provenance, headline=headline, folder=folder
     )
 
 
