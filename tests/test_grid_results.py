@@ -154,6 +154,13 @@ def test_rows_published_before_stay_while_they_are_valid(copy, tmp_path):
     assert (after.matrices[ids["teacher"]] == before.matrices[ids["teacher"]]).all()
     assert set(after.histories["id"]) == set(ids.values())
 
+    table = (copy / "table.yaml").read_text()
+    (copy / "table.yaml").write_text(f"{table}settings: {{alpha: 0.3}}\n")  # the rows say something else now
+    shutil.copytree(folder, tmp_path / "changed")
+    publish(copy, tmp_path / "changed")
+    assert read_published(tmp_path / "changed").results["row"].tolist() == ["full"]
+    (copy / "table.yaml").write_text(table)
+
     results = pd.read_csv(folder / "results.csv", dtype=str)
     elsewhere = results.assign(data="elsewhere", data_hash="e" * 64, id=["a" * 12, "b" * 12])
     matrices = dict(np.load(folder / "matrices.npz"))

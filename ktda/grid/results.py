@@ -102,8 +102,8 @@ def read_results(path: Path | str) -> pd.DataFrame:
 def publish(out: Path | str, folder: Path | str) -> None:
     """Copy results, table, per-image matrices and histories of a grid to a folder of four files.
 
-    What was published there before stays where it is still in the table, is of the same data, and has not been run
-    anew: a table may be run a few rows at a time. Each line tells the commit that it is from.
+    What was published there before stays where its row still says the same in the table, its data are the same, and it
+    has not been run anew: a table may be run a few rows at a time. Each line tells the commit that it is from.
 
     Raises:
         InputError: the grid has no finished run.
@@ -129,7 +129,8 @@ def publish(out: Path | str, folder: Path | str) -> None:
     table = (out / TABLE).read_text(encoding="utf-8")
     if (folder / RESULTS).is_file():
         old = read_published(folder)
-        kept = _still_valid(old.results, results, [row["name"] for row in yaml.safe_load(table)["rows"]])
+        says, said = _settings(yaml.safe_load(table)), _settings(old.table)
+        kept = _still_valid(old.results, results, {row for row in says if says[row] == said.get(row)})
         results = pd.concat([results, kept], ignore_index=True)
         merged = pd.concat([merged, old.histories[old.histories["id"].isin(kept["id"])]], ignore_index=True)
         for run_id in kept["id"]:
@@ -145,8 +146,14 @@ def publish(out: Path | str, folder: Path | str) -> None:
     write_beside(folder / RESULTS, results.to_csv(index=False, lineterminator="\n"))
 
 
-def _still_valid(old: pd.DataFrame, new: pd.DataFrame, rows: list[str]) -> pd.DataFrame:
-    """Lines of rows of the table that were not run anew, on data of which no other bytes were run."""
+def _settings(table: dict[str, Any]) -> dict[str, tuple]:
+    """What each row of a table sets."""
+    common = table.get("settings") or {}
+    return {row["name"]: (table.get("preset"), common | row.get("set", {})) for row in table["rows"]}
+
+
+def _still_valid(old: pd.DataFrame, new: pd.DataFrame, rows: set[str]) -> pd.DataFrame:
+    """Lines of `rows` that were not run anew, on data of which no other bytes were run."""
     run = set(zip(new["data"], new["row"], new["seed"], strict=True))
     data = dict(zip(new["data"], new["data_hash"], strict=True))
     stays = [
