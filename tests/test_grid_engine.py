@@ -1,8 +1,10 @@
 """The runs of a grid: what identifies them, what state they are in, and what the commands say of them."""
 
+import errno
 import json
 import os
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ import pytest
 from tiny_grids import FINE, FLAKY, write_stand_in, write_table
 
 import ktda.grid.engine as engine
+import ktda.grid.execute as execute_module
 import ktda.grid.plan as plan
 import ktda.grid.view as view_module
 from ktda.cli.main import main
@@ -21,7 +24,7 @@ from ktda.grid.execute import run_serially
 from ktda.grid.plan import LOCK, RUNS, hash_data, plan_runs, read_plan, state, take, take_first, write_plan
 from ktda.grid.results import read_results
 from ktda.grid.table import read_table
-from ktda.grid.view import duration, teller, time_left, view
+from ktda.grid.view import at_a_time, duration, teller, time_left, view
 from ktda.runs.record import content_hash
 
 
@@ -153,11 +156,26 @@ def test_nothing_half_written_or_foreign_is_done(tmp_path: Path, tiny_set: Path,
 
 def test_a_run_on_another_machine_is_running_until_its_manifest_has_ended(tmp_path: Path, tiny_set: Path) -> None:
     run = runs_of(tmp_path, tiny_set)[0]
-    (tmp_path / f"{run.id}{LOCK}").write_text("process 123 on another-node")
-    manifest = tmp_path / f"{run.id}.manifest.json"
-    for status, expected in (("running", "running"), ("failed", "failed")):
+    lock, manifest = tmp_path / f"{run.id}{LOCK}", tmp_path / f"{run.id}.manifest.json"
+    lock.write_text("process 123 on another-node")
+    for status, silent, expected in (("running", 0, "running"), ("failed", 0, "failed"), ("running", 3600, "failed")):
         manifest.write_text(json.dumps({"status": status}))
+        os.utime(lock, (time.time() - silent,) * 2)
         assert state(run, tmp_path) == expected
+
+
+def test_who_holds_a_lock_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute_module, "PULSE", 0.01)
+    lock = tmp_path / "lock"
+    lock.touch()
+    os.utime(lock, (0, 0))
+    thread = threading.Thread(target=execute_module._keep_fresh, args=(lock,), daemon=True)
+    thread.start()
+    while lock.stat().st_mtime == 0:
+        time.sleep(0.01)
+    lock.unlink()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_a_lock_is_held_once_and_names_its_holder(tmp_path: Path) -> None:
@@ -183,6 +201,13 @@ def test_time_left(tmp_path: Path, tiny_set: Path) -> None:
     assert time_left(runs, ["done", "done", "missing", "failed"], 2, tmp_path, 1) == 160  # mean 80 s, two left
     assert time_left(runs, ["done", "done", "missing", "failed"], 2, tmp_path, 2) == 80
     assert time_left(runs, ["missing"] * 4, 4, tmp_path, 1) is None
+    assert time_left(runs, ["done", "done", "missing", "failed"], 2, tmp_path, None) is None  # a profile's jobs
+    assert [at_a_time(*given) for given in ((None, None, 0), (8, None, 2), (8, "slurm", 2), (None, "slurm", 0))] == [
+        1,
+        2,
+        8,
+        None,
+    ]
     assert [duration(s) for s in (None, 48.4, 720, 12_000)] == ["unknown", "48 s", "12 min", "3 h 20 min"]
 
 
@@ -234,15 +259,17 @@ def test_dry_run_and_status_need_no_data_and_write_nothing(ktda_, tmp_path: Path
 def test_rows_that_need_a_gpu(tmp_path: Path, tiny_set: Path, ktda_, monkeypatch) -> None:
     table = read_table(write_table(tmp_path / "t.yaml", tiny_set, {"big": {"fmm": "none", "gpu": True}}))
     monkeypatch.setattr(view_module, "gpu_count", lambda: 0)
-    seen = view(table, tmp_path)
+    monkeypatch.setattr(engine, "gpu_count", lambda: 0)
+    seen = view(table, tmp_path, gpus=False)
     assert ([r.row for r in seen.runs], [r.row for r in seen.left_out]) == (["full"], ["big"])
     done = ktda_("status", "t.yaml").out
     assert "not run: needs a GPU" in done
     assert "1 runs: 1 missing" in done
+    assert ktda_("grid", "t.yaml", "--serial", "--only", "big").out.startswith("left out: 1 runs that need a GPU\n")
     finish(seen.left_out[0], tmp_path / RUNS)  # brought from a machine with a GPU: its result counts
-    assert view(table, tmp_path).states == ["missing", "done"]
-    monkeypatch.setattr(view_module, "gpu_count", lambda: 1)
-    assert view(table, tmp_path / "other").left_out == []
+    assert view(table, tmp_path, gpus=False).states == ["missing", "done"]
+    assert view(table, tmp_path / "other", gpus=True).left_out == []
+    assert "2 runs: 2 missing" in ktda_("status", "t.yaml", "--profile", "slurm").out
 
 
 def test_mistakes_end_in_one_line_and_start_nothing(ktda_, tmp_path: Path, tiny_set: Path, monkeypatch) -> None:
@@ -257,6 +284,8 @@ def test_mistakes_end_in_one_line_and_start_nothing(ktda_, tmp_path: Path, tiny_
         (("--data", "not/there"), "neither a folder nor a built-in data set"),
         (("--seeds", "0"), "seeds is 0; expected at least 1"),
         (("--jobs", "0"), "--jobs"),
+        (("--publish", "t.yaml"), "--publish t.yaml is a file; name a folder"),
+        (("--data", str(tiny_set), "--data", f"{tiny_set}/"), "are the same tiles; name one of them"),
     ):
         done = ktda_("grid", "t.yaml", *words)
         assert (done.code, done.err.count("\n")) == (2, 1), done.err
@@ -273,6 +302,17 @@ def test_mistakes_end_in_one_line_and_start_nothing(ktda_, tmp_path: Path, tiny_
     done = ktda_("grid", "t.yaml")
     assert "needs snakemake: pip install 'ktda[grid]', or use --serial" in done.err
     assert not (out / RUNS).exists()
+
+
+def test_a_full_disk_is_one_line(ktda_, tmp_path: Path, tiny_set: Path, monkeypatch) -> None:
+    write_table(tmp_path / "t.yaml", tiny_set, {})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write says it, without a file's name
+
+    monkeypatch.setattr(engine, "write_plan", full)
+    done = ktda_("grid", "t.yaml", "--serial")
+    assert (done.code, done.err) == (2, "ktda: while writing: No space left on device\n")
 
 
 # Runs

@@ -12,7 +12,7 @@ pytest.importorskip("matplotlib")
 import matplotlib.pyplot as plt
 
 from ktda.evaluation.grid_figures import class_heat_map, cost_figure, forest, grid_curves
-from ktda.evaluation.statistics import complete, paired_differences, seed_differences, summarise
+from ktda.evaluation.statistics import bootstrap_table, complete, paired_differences, seed_differences, summarise
 from ktda.evaluation.tables import latex, markdown, render_differences, render_summary, write_tables
 from ktda.grid.results import read_published
 
@@ -155,10 +155,20 @@ def test_markdown_and_latex_escape_what_would_break_a_table():
     assert r"x|y (\%)" in text
 
 
-def test_tables_are_written_in_three_forms_and_the_csv_is_exact(tmp_path, summary, differences):
-    paths = write_tables(tmp_path / "out", summary, differences)
+def test_tables_are_written_in_three_forms_and_the_csv_is_exact(tmp_path, grid, summary, differences):
+    bootstrap = bootstrap_table(grid.results, "full", grid.matrices, grid.scenes, times=50)
+    paths = write_tables(tmp_path / "out", summary, differences, bootstrap)
     assert [p.name for p in paths] == [f"{n}.{s}" for n in ("summary", "differences") for s in ("csv", "md", "tex")]
     again = pd.read_csv(paths[0])
     assert again["mean"].tolist() == pytest.approx(summary["mean"].tolist(), rel=1e-15, nan_ok=True)
+    row = bootstrap.iloc[0]
+    line = again.set_index(["data", "row"]).loc[(row["data"], row["row"])]
+    assert line[["low_images", "high_scenes"]].tolist() == pytest.approx(row[["low_images", "high_scenes"]].tolist())
+    assert f"{100 * row['low_images']:.1f} to {100 * row['high_images']:.1f}" in paths[1].read_text()
+    changes = pd.read_csv(paths[3])
+    found = bootstrap[["data", "row", "diff_low_images"]].merge(changes, on=["data", "row"]).dropna()
+    assert len(found)
+    assert found["low_images"].tolist() == pytest.approx(found["diff_low_images"].tolist())
+    assert "95 % over scenes" in paths[4].read_text()
     assert paths[1].read_text().count("**demo_") == 2
     assert paths[5].read_text().count(r"\begin{tabular}") == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_runs import make_set, manifest_of, tiny
+from tiny_runs import TINY, make_set, manifest_of, tiny
 from torch import nn
 
 from ktda.cli.main import main
@@ -19,6 +19,13 @@ from ktda.runs.folder import inference_gflops
 from ktda.training import train
 
 ROWS = {"full": {}, "teacher": {"model": "teacher"}}
+TABLE = f"""question: which?
+preset: smoke
+data: [tiny]
+baseline: full
+settings: {TINY}
+rows: [{{name: full, group: method}}, {{name: teacher, group: method, set: {{model: teacher}}}}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +42,9 @@ def grid(tmp_path_factory):
         plan.append(asdict(Run(run_id, "ablations", row, "method", data, 0, "smoke", words, False, *hashes)))
         about = {"status": "finished", "start": "2025-01-01T00:00:00+00:00", "end": "2025-01-01T00:01:30+00:00"}
         (out / "runs" / f"{run_id}.manifest.json").write_text(json.dumps(about))
-    plan.append(plan[0] | {"id": "f" * 12, "seed": 1})
+    plan.append(plan[0] | {"id": "f" * 12, "row": "late"})
     (out / "plan.json").write_text(json.dumps({"table": "ablations", "runs": plan}))
-    (out / "table.yaml").write_text("question: which?\nbaseline: full\nrows: [{name: full, group: method}]\n")
+    (out / "table.yaml").write_text(TABLE)
     return out
 
 
@@ -96,7 +103,7 @@ def test_a_grid_without_finished_runs_gives_an_empty_table(copy):
     shutil.rmtree(copy / "runs")
     assert write_results(copy).empty
     assert list(read_results(copy)) == list(COLUMNS)
-    with pytest.raises(InputError, match="holds no finished run"):
+    with pytest.raises(InputError, match="holds no row whose seeds have all finished"):
         publish(copy, copy / "published")
     assert not (copy / "published").exists()
 
@@ -138,11 +145,8 @@ def test_published_files_hold_what_figures_need(grid, tmp_path):
 
 
 def test_rows_published_before_stay_while_they_are_valid(copy, tmp_path):
-    (copy / "table.yaml").write_text(
-        "question: q\nbaseline: full\nrows: [{name: full, group: m}, {name: teacher, group: m}]\n"
-    )
     folder = tmp_path / "published"
-    publish(copy, folder)
+    assert publish(copy, folder) == []
     before = read_published(folder)
     ids = dict(zip(before.results["row"], before.results["id"], strict=True))
     plan = json.loads((copy / "plan.json").read_text())
@@ -154,12 +158,11 @@ def test_rows_published_before_stay_while_they_are_valid(copy, tmp_path):
     assert (after.matrices[ids["teacher"]] == before.matrices[ids["teacher"]]).all()
     assert set(after.histories["id"]) == set(ids.values())
 
-    table = (copy / "table.yaml").read_text()
-    (copy / "table.yaml").write_text(f"{table}settings: {{alpha: 0.3}}\n")  # the rows say something else now
+    (copy / "table.yaml").write_text(TABLE.replace("set: {", "set: {alpha: 0.3, "))  # the row says something else now
     shutil.copytree(folder, tmp_path / "changed")
     publish(copy, tmp_path / "changed")
     assert read_published(tmp_path / "changed").results["row"].tolist() == ["full"]
-    (copy / "table.yaml").write_text(table)
+    (copy / "table.yaml").write_text(TABLE)
 
     results = pd.read_csv(folder / "results.csv", dtype=str)
     elsewhere = results.assign(data="elsewhere", data_hash="e" * 64, id=["a" * 12, "b" * 12])
@@ -183,6 +186,15 @@ def test_rows_published_before_stay_while_they_are_valid(copy, tmp_path):
     found = read_published(folder)
     assert found.results["row"].tolist() == ["full"]
     assert list(found.matrices) == [ids["full"]]
+
+
+def test_a_row_with_some_of_its_seeds_is_left_out(copy, tmp_path):
+    plan = json.loads((copy / "plan.json").read_text())
+    plan["runs"].append(plan["runs"][0] | {"id": "e" * 12, "seed": 1})
+    (copy / "plan.json").write_text(json.dumps(plan))
+    assert publish(copy, tmp_path / "published") == [f"full on {plan['runs'][0]['data']}"]
+    assert read_published(tmp_path / "published").results["row"].tolist() == ["teacher"]
+    assert not list((tmp_path / "published").glob("*.partial"))
 
 
 def test_a_missing_publication_says_what_to_do(grid, tmp_path, monkeypatch):
@@ -210,19 +222,21 @@ def test_the_command_publishes_what_it_ran(grid, tmp_path, monkeypatch, capsys):
     assert len(read_published(tmp_path / "p").results) == 2
 
 
-def test_a_table_with_failures_is_not_published(grid, tmp_path, monkeypatch, capsys):
+def test_what_failed_is_left_out_of_what_is_published(copy, tmp_path, monkeypatch, capsys):
     table = tmp_path / "t.yaml"
     table.write_text(
         "question: which?\npreset: smoke\nbaseline: full\nrows: [{name: full, group: method}]\ndata: [d]\n"
     )
-    failed = Run("a" * 12, "t", "full", "method", "d", 0, "smoke", (), False, "", "", "")
+    plan = json.loads((copy / "plan.json").read_text())
+    failed = Run("a" * 12, "t", "full", "method", plan["runs"][0]["data"], 1, "smoke", (), False, "", "", "")
+    (copy / "plan.json").write_text(json.dumps(plan | {"runs": [*plan["runs"], asdict(failed)]}))
     monkeypatch.setattr("ktda.grid.engine.run_grid", lambda *a, **k: [failed])
-    monkeypatch.setattr("sys.argv", ["ktda", "grid", str(table), "--out", str(grid), "--publish", str(tmp_path / "p")])
+    monkeypatch.setattr("sys.argv", ["ktda", "grid", str(table), "--out", str(copy), "--publish", str(tmp_path / "p")])
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 1
-    assert "not published: 1 runs failed" in capsys.readouterr().err
-    assert not (tmp_path / "p").exists()
+    assert "not published, for want of some of their seeds: full on " in capsys.readouterr().err
+    assert read_published(tmp_path / "p").results["row"].tolist() == ["teacher"]
 
 
 def test_a_multiply_add_is_two_operations_and_the_modes_stay():

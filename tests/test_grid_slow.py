@@ -246,6 +246,7 @@ set-resources: {run: {gpu: 1, mem_mb: 4000, runtime: 30}}
 set-threads: {run: 2}
 slurm-init-seconds-before-status-checks: 1
 seconds-between-status-checks: 1
+quiet: [rules, progress]
 """
 
 

@@ -71,6 +71,9 @@ def test_the_cloud_schedule_of_the_paper_is_resolved_per_data_set(tmp_path: Path
     [
         ({"question": None}, "table has no question; expected one sentence"),
         ({"sedes": 3}, "table has the key 'sedes'; did you mean seeds?"),
+        ({"preset": ["smoke"]}, r"preset is \['smoke'\]; expected one of smoke, "),
+        ({"rows": row(set={1: 2})}, "row a: set is {1: 2}; expected a mapping"),
+        ({"settings": {True: 2}}, "settings is {True: 2}; expected a mapping"),
         ({"preset": "large"}, "preset is 'large'; expected one of smoke, "),
         ({"data": "demo_grass"}, "data is 'demo_grass'; expected a list"),
         ({"data": ["grass", "grass"]}, "data grass stands there twice"),

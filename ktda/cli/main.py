@@ -3,6 +3,7 @@
 A user's mistake ends in one line and exit code 2. Heavy imports stay inside the commands, so that help is quick.
 """
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -132,9 +133,9 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(141)
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise
-        _fail(f"{error.filename}: {error.strerror}")
+        _fail(f"{error.filename or 'while writing'}: {error.strerror}")
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise

@@ -37,7 +37,7 @@ def contrasts(
         metric: column of `results`.
 
     Returns:
-        As `paired_differences`, with the label as row and Holm's correction over the contrasts of a data set; and
+        As `paired_differences`, with the label as row and Holm's correction over all contrasts; and
         the single seeds, as `seed_differences`.
 
     Raises:
@@ -52,7 +52,7 @@ def contrasts(
         lines.append(paired_differences(both, rival, metric).assign(row=label, group="contrast"))
         pairs.append(seed_differences(both, rival, metric).assign(row=label))
     table = pd.concat(lines, ignore_index=True).sort_values("data", kind="stable", ignore_index=True)
-    table["p_holm"] = table.groupby("data", sort=False)["p"].transform(holm)
+    table["p_holm"] = holm(table["p"])
     return table, pd.concat(pairs, ignore_index=True)
 
 

@@ -73,12 +73,13 @@ def seed_differences(results: pd.DataFrame, baseline: str, metric: str = "miou")
         ``data``, ``row``, ``group``, ``seed``, ``difference``.
 
     Raises:
-        InputError: no run of the baseline.
+        InputError: no run of the baseline, on one of the data sets.
     """
     base = results[results["row"] == baseline]
-    if base.empty:
-        found = ", ".join(results["row"].unique()) or "none"
-        raise InputError(f"no run of the baseline {baseline!r}; the results hold rows {found}")
+    for data, rows in results.groupby("data", sort=False)["row"]:
+        if baseline not in set(rows):
+            found = ", ".join(rows.unique())
+            raise InputError(f"no run of the baseline {baseline!r} on {data}; the results there hold rows {found}")
     base = base[["data", "seed", metric]].rename(columns={metric: "base"})
     pairs = results[results["row"] != baseline].merge(base, on=["data", "seed"])
     pairs["difference"] = pairs[metric] - pairs["base"]
@@ -96,7 +97,7 @@ def paired_differences(results: pd.DataFrame, baseline: str, metric: str = "miou
     Returns:
         ``n`` pairs, ``mean`` and ``sd`` of the differences, 95 % t-interval ``low``, ``high``; ``p`` of the paired
         t-test (1 where all pairs are equal; NaN where they differ by one same amount: there is nothing to test
-        against) and ``p_holm``, corrected over the rows of the data set; ``noise``, the baseline's deviation over its
+        against) and ``p_holm``, corrected over all lines of the table; ``noise``, the baseline's deviation over its
         seeds, and ``effect``, the mean in units of it.
 
     Raises:
@@ -108,7 +109,7 @@ def paired_differences(results: pd.DataFrame, baseline: str, metric: str = "miou
     table = table.reindex(pd.MultiIndex.from_frame(rows))
     table["n"] = table["n"].fillna(0).astype(int)
     table["low"], table["high"] = t_interval(table["mean"], table["sd"], table["n"])
-    table["p_holm"] = table.groupby("data", sort=False)["p"].transform(holm)
+    table["p_holm"] = holm(table["p"])
     table = table.reset_index()
     noise = results[results["row"] == baseline].groupby("data")[metric].std()
     table["noise"] = table["data"].map(noise)

@@ -15,13 +15,15 @@ def render_summary(summary: pd.DataFrame, data: str) -> pd.DataFrame:
     """The lines of one data set as text.
 
     Args:
-        summary: of `ktda.evaluation.statistics.summarise`, perhaps completed by rows that were not run.
+        summary: of `ktda.evaluation.statistics.summarise`, perhaps completed by rows that were not run, and by the
+            bootstrap's intervals.
         data: data set.
     """
     lines = summary[summary["data"] == data]
     classes = lines["classes"].dropna().iloc[0].split("|")
     columns = _head(lines)
     columns |= {"mIoU (%)": _number(lines["mean"], 100), "sd": _number(lines["sd"], 100), "95 %": _ends(lines)}
+    columns |= _drawn(lines)
     columns |= {"OA (%)": _number(lines["overall_accuracy"], 100)}
     columns |= {f"IoU {name} (%)": _number(lines[f"iou_{k}"], 100) for k, name in enumerate(classes)}
     columns |= {
@@ -38,13 +40,14 @@ def render_differences(differences: pd.DataFrame, data: str) -> pd.DataFrame:
     """The lines of one data set as text.
 
     Args:
-        differences: of `ktda.evaluation.statistics.paired_differences`, perhaps completed by rows that were not run.
+        differences: of `ktda.evaluation.statistics.paired_differences`, perhaps completed in the same ways.
         data: data set.
     """
     lines = differences[differences["data"] == data]
     columns = _head(lines)
     columns |= {"difference (points)": _number(lines["mean"], 100, sign="+"), "sd": _number(lines["sd"], 100)}
     columns |= {"95 %": _ends(lines, "+"), "p": _p(lines["p"]), "p (Holm)": _p(lines["p_holm"])}
+    columns |= _drawn(lines, "+")
     columns |= {"seed noise": _number(lines["noise"], 100), "difference / noise": _number(lines["effect"], 1, 1, "+")}
     columns["verdict"] = verdicts(lines)
     return pd.DataFrame(columns)
@@ -63,13 +66,25 @@ def latex(frame: pd.DataFrame) -> str:
     return frame.to_latex(index=False, escape=True, column_format=text).replace("−", "$-$").replace("<", "$<$")
 
 
-def write_tables(out: Path | str, summary: pd.DataFrame, differences: pd.DataFrame) -> list[Path]:
+def write_tables(
+    out: Path | str, summary: pd.DataFrame, differences: pd.DataFrame, bootstrap: pd.DataFrame
+) -> list[Path]:
     """Write ``summary`` and ``differences`` as csv (fractions, all lines), md and tex (a table per data set).
+
+    Args:
+        out: folder.
+        summary, differences, bootstrap: of `ktda.evaluation.statistics`; the intervals of the last are added to both.
 
     Returns:
         The six paths.
     """
     out, paths = Path(out), []
+    ends = [f"{end}_{kind}" for kind in ("images", "scenes") for end in ("low", "high")]
+    scores = bootstrap[["data", "row", "images", "scenes", *ends]]
+    summary = summary.merge(scores, on=["data", "row"], how="left")
+    paired = bootstrap[["data", "row", *(f"diff_{end}" for end in ends)]]
+    paired = paired.rename(columns=lambda name: name.removeprefix("diff_"))
+    differences = differences.merge(paired, on=["data", "row"], how="left")
     out.mkdir(parents=True, exist_ok=True)
     for name, frame, render in (
         ("summary", summary, render_summary),
@@ -101,6 +116,12 @@ def _p(values: pd.Series) -> list[str]:
     return ["< 0.001" if text == "0.000" else text for text in _number(values, 1, 3)]
 
 
-def _ends(lines: pd.DataFrame, sign: str = "") -> list[str]:
-    pairs = zip(_number(lines["low"], 100, sign=sign), _number(lines["high"], 100, sign=sign), strict=True)
+def _drawn(lines: pd.DataFrame, sign: str = "") -> dict[str, list[str]]:
+    """The bootstrap's intervals, where the lines have them."""
+    found = [kind for kind in ("images", "scenes") if f"low_{kind}" in lines]
+    return {f"95 % over {kind}": _ends(lines, sign, f"_{kind}") for kind in found}
+
+
+def _ends(lines: pd.DataFrame, sign: str = "", kind: str = "") -> list[str]:
+    pairs = zip(*(_number(lines[f"{end}{kind}"], 100, sign=sign) for end in ("low", "high")), strict=True)
     return [f"{low} to {high}" if low else "" for low, high in pairs]

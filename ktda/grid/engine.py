@@ -18,7 +18,7 @@ from ktda.errors import InputError
 from ktda.grid.execute import run_serially, start, stopped_with
 from ktda.grid.plan import LOCK, RUNS, Run, finished, take, write_plan
 from ktda.grid.table import Table, select
-from ktda.grid.view import gpu_count, teller, view
+from ktda.grid.view import at_a_time, gpu_count, teller, view
 
 NOTEBOOK = "05_training"
 
@@ -67,8 +67,11 @@ def run_grid(
         gpus = gpu_count() if local else 0
         seen = view(table, out, make=True, gpus=not local or gpus > 0)
         todo = [r for r, s in zip(seen.runs, seen.states, strict=True) if s != "done" and r.row in rows]
-        if profile:  # a job that outlived an earlier call
-            todo = [r for r in todo if seen.states[seen.runs.index(r)] != "running"]
+        if absent := [run for run in seen.left_out if run.row in rows]:
+            tell(f"left out: {len(absent)} runs that need a GPU")
+        if profile and (alive := {r for r, s in zip(seen.runs, seen.states, strict=True) if s == "running"}):
+            tell(f"left alone: {len(alive)} runs of an earlier call that are still going on; call again after them")
+            todo = [run for run in todo if run not in alive]
         asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
         cores = int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // (jobs or 1))
         threads = cores if local else 1  # Snakemake sets the variable for each job; a profile may say otherwise
@@ -85,7 +88,7 @@ def run_grid(
             gpus=gpus,
             todo=[run.id for run in todo],
         )
-        look = teller(seen.runs, todo, out, jobs or 1, tell)
+        look = teller(seen.runs, todo, out, at_a_time(jobs, profile, gpus), tell)
         try:
             if todo and serial:
                 run_serially(out.absolute(), todo, retries, look)
@@ -130,6 +133,7 @@ def _run_snakemake(
     command = [sys.executable, "-m", "snakemake", "grid", "--snakefile", str(Path(__file__).with_name("Snakefile"))]
     command += ["--directory", str(out), "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going"]
     command += ["--workflow-profile", "none", "--profile", profile or "none", "--nocolor"]
+    command += ["--quiet", "host"]  # or a profile could hide that a rule has started, which is looked for below
     command += ["--retries", str(retries)] if retries or not profile else []  # without a word, as the profile says
     if profile is None:
         command += ["--cores", str((jobs or 1) * threads)]

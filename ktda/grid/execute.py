@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ktda.errors import InputError
-from ktda.grid.plan import LOCK, RUNS, Run, finished, read_plan, take_first
+from ktda.grid.plan import LOCK, PULSE, RUNS, Run, finished, read_plan, take_first
 from ktda.runs.record import now, source_hash
 
 
@@ -32,7 +33,9 @@ def execute(out: Path, run_id: str) -> None:
     folder, held = out / RUNS, []
     if plan["local"]:
         threading.Thread(target=_end_with_starter, daemon=True).start()
-    held.append(take_first([folder / f"{run.id}{LOCK}"])[1])
+    path = folder / f"{run.id}{LOCK}"
+    held.append(take_first([path])[1])
+    threading.Thread(target=_keep_fresh, args=(path,), daemon=True).start()
     if finished(run, folder):  # a scheduler may start a job twice
         return
     if source_hash() != run.source_hash:  # its result would not be the planned run's
@@ -54,6 +57,14 @@ def execute(out: Path, run_id: str) -> None:
     run_notebook(plan["notebook"], parameters, folder / f"{run.id}.ipynb", timeout=plan["timeout"])
     if not finished(run, folder):
         raise NotebookFailed("the notebook ended, but its run is not the planned one: code or data have changed")
+
+
+def _keep_fresh(lock: Path) -> None:
+    """Show those whom the lock does not reach, on other machines, that its holder lives."""
+    with contextlib.suppress(OSError):
+        while True:
+            time.sleep(PULSE)
+            os.utime(lock)
 
 
 def _end_with_starter() -> None:

@@ -22,6 +22,7 @@ from ktda.grid.table import Table
 from ktda.runs.record import content_hash, file_sha256, source_hash, versions, write_beside, write_json
 
 PLAN, TABLE, LOCK, RUNS = "plan.json", "table.yaml", ".lock", "runs"
+PULSE, SILENCE = 60, 600  # seconds between touches of a held lock; after so many without one its holder is gone
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,16 @@ class Run:
 
 
 def plan_runs(table: Table, data_hashes: dict[str, str]) -> list[Run]:
-    """Every row on every data set with every seed; `data_hashes` holds "" for data that are not here."""
+    """Every row on every data set with every seed; `data_hashes` holds "" for data that are not here.
+
+    Raises:
+        InputError: one data set under two names.
+    """
+    here = [name for name in table.data if data_hashes[name]]
+    for number, name in enumerate(here):
+        for other in here[:number]:
+            if data_hashes[name] == data_hashes[other]:
+                raise InputError(f"data {other} and {name} are the same tiles; name one of them")
     runs = []
     for data in table.data:
         for row in table.rows:
@@ -121,7 +131,8 @@ def state(run: Run, folder: Path) -> str:
         return "missing"
     if not where:  # between making the file and locking it
         return "missing"
-    elsewhere = where[-1] != socket.gethostname()  # locks may not reach from one machine of a cluster to another
+    # Locks may not reach from one machine of a cluster to another, but there the holder touches its file.
+    elsewhere = where[-1] != socket.gethostname() and time.time() - lock.stat().st_mtime < SILENCE
     ended = _read(folder / f"{run.id}.manifest.json").get("status") != "running"
     return "running" if elsewhere and not ended else "failed"
 

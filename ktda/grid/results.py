@@ -5,6 +5,7 @@ run folders needs; `read_published` opens such a copy.
 """
 
 import re
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from ktda.data.builtin import project_root
 from ktda.errors import InputError
 from ktda.grid.plan import PLAN, RUNS, TABLE, Run, finished, read_plan, wall_seconds
-from ktda.runs.record import read_json, write_beside
+from ktda.grid.table import Table, read_table
+from ktda.runs.record import content_hash, read_json, write_beside
 
 RESULTS, MATRICES, HISTORIES = "results.csv", "matrices.npz", "histories.csv"
 TEXT = ("id", "table", "data", "row", "group", "overrides", "preset", "split", "classes", "device", "machine")
@@ -99,19 +101,26 @@ def read_results(path: Path | str) -> pd.DataFrame:
     return results
 
 
-def publish(out: Path | str, folder: Path | str) -> None:
+def publish(out: Path | str, folder: Path | str) -> list[str]:
     """Copy results, table, per-image matrices and histories of a grid to a folder of four files.
 
-    What was published there before stays where its row still says the same in the table, its data are the same, and it
-    has not been run anew: a table may be run a few rows at a time. Each line tells the commit that it is from.
+    A row of which only some of the planned seeds have finished on a data set would be a selection: it is left out. What
+    was published there before stays where the table still gives it the same settings, its data are the same, and it has
+    not been run anew: a table may be run a few rows at a time. Each line tells the commit that it is from.
+
+    Returns:
+        What was left out: row and data set.
 
     Raises:
-        InputError: the grid has no finished run.
+        InputError: the grid has no row that is complete.
     """
     out, folder = Path(out), Path(folder)
-    results = collect(out)
+    results, planned = collect(out), pd.DataFrame(read_plan(out)[1])[["row", "data"]].value_counts()
+    found = results[["row", "data"]].value_counts()
+    part = [key for key in found.index if found[key] < planned[key]]
+    results = results[~pd.MultiIndex.from_frame(results[["row", "data"]]).isin(part)]
     if results.empty:
-        raise InputError(f"{out} holds no finished run; run its table first")
+        raise InputError(f"{out} holds no row whose seeds have all finished; run its table first")
     arrays, histories = {}, []
     for run_id, split in zip(results["id"], results["split"], strict=True):
         run = out / RUNS / run_id
@@ -126,43 +135,41 @@ def publish(out: Path | str, folder: Path | str) -> None:
         histories.append(history[["step", "select_miou", *losses]].assign(id=run_id))
     merged = pd.concat(histories, ignore_index=True)
     merged = merged[["id", *merged.columns.drop("id")]]
-    table = (out / TABLE).read_text(encoding="utf-8")
     if (folder / RESULTS).is_file():
         old = read_published(folder)
-        says, said = _settings(yaml.safe_load(table)), _settings(old.table)
-        kept = _still_valid(old.results, results, {row for row in says if says[row] == said.get(row)})
+        kept = _still_valid(old.results, results, read_table(out / TABLE))
         results = pd.concat([results, kept], ignore_index=True)
         merged = pd.concat([merged, old.histories[old.histories["id"].isin(kept["id"])]], ignore_index=True)
         for run_id in kept["id"]:
             arrays[run_id] = _smallest(old.matrices[run_id])
             arrays[f"{run_id}_scenes"] = _smallest(old.scenes[run_id])
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{MATRICES}.partial"
-    with partial.open("wb") as file:
+    partial = {name: folder / f"{name}.partial" for name in (MATRICES, HISTORIES, TABLE, RESULTS)}
+    with partial[MATRICES].open("wb") as file:
         np.savez_compressed(file, **arrays)
-    partial.replace(folder / MATRICES)
-    write_beside(folder / HISTORIES, merged.to_csv(index=False, lineterminator="\n", float_format="%.6g"))
-    write_beside(folder / TABLE, table)
-    write_beside(folder / RESULTS, results.to_csv(index=False, lineterminator="\n"))
+    partial[HISTORIES].write_text(
+        merged.to_csv(index=False, lineterminator="\n", float_format="%.6g"), encoding="utf-8"
+    )
+    shutil.copyfile(out / TABLE, partial[TABLE])
+    partial[RESULTS].write_text(results.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
+    for name, path in partial.items():  # all are written: what can fail has not
+        path.replace(folder / name)
+    return [f"{row} on {data}" for row, data in part]
 
 
-def _settings(table: dict[str, Any]) -> dict[str, tuple]:
-    """What each row of a table sets."""
-    common = table.get("settings") or {}
-    return {row["name"]: (table.get("preset"), common | row.get("set", {})) for row in table["rows"]}
-
-
-def _still_valid(old: pd.DataFrame, new: pd.DataFrame, rows: set[str]) -> pd.DataFrame:
-    """Lines of `rows` that were not run anew, on data of which no other bytes were run."""
+def _still_valid(old: pd.DataFrame, new: pd.DataFrame, table: Table) -> pd.DataFrame:
+    """Lines that the table still gives the same settings and that were not run anew, nor other bytes of their data."""
+    rows = {row.name: row for row in table.rows}
     run = set(zip(new["data"], new["row"], new["seed"], strict=True))
     data = dict(zip(new["data"], new["data_hash"], strict=True))
-    stays = [
+    valid = [
         line.row in rows
         and (line.data, line.row, line.seed) not in run
         and data.get(line.data, line.data_hash) == line.data_hash
+        and content_hash(table.config(rows[line.row], line.data, line.seed).as_dict()) == line.config_hash
         for line in old.itertuples()
     ]
-    return old[pd.Series(stays, old.index, dtype=bool)]
+    return old[pd.Series(valid, old.index, dtype=bool)]
 
 
 def read_published(folder: Path | str) -> Published:

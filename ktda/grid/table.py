@@ -119,14 +119,18 @@ def _text_given(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _named(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
+
+
 # key -> (required, what fits, how to say it)
 _TABLE = {
     "question": (True, _text_given, "one sentence"),
-    "preset": (True, lambda v: v in PRESETS, f"one of {', '.join(PRESETS)}"),
+    "preset": (True, lambda v: isinstance(v, str) and v in PRESETS, f"one of {', '.join(PRESETS)}"),
     "data": (True, _words, "a list of names or folders"),
     "seeds": (False, lambda v: isinstance(v, int | list), "a number of seeds, or a list of them"),
     "baseline": (True, _text_given, "the name of a row"),
-    "settings": (False, lambda v: v is None or isinstance(v, dict), "a mapping of settings"),
+    "settings": (False, lambda v: v is None or _named(v), "a mapping of settings"),
     "rows": (True, lambda v: isinstance(v, list) and v, "a list of rows"),
 }
 _ROW = {
@@ -135,7 +139,7 @@ _ROW = {
     "says": (False, _text_given, "a few words"),
     "set": (
         False,
-        lambda v: isinstance(v, dict) and len(v) <= MAX_OVERRIDES,
+        lambda v: _named(v) and len(v) <= MAX_OVERRIDES,
         f"a mapping of at most {MAX_OVERRIDES} settings",
     ),
     "needs": (False, lambda v: v == "gpu", "gpu"),

@@ -22,20 +22,18 @@ class View:
     left_out: list[Run]
 
 
-def view(table: Table, out: Path, make: bool = False, gpus: bool | None = None) -> View:
+def view(table: Table, out: Path, gpus: bool, make: bool = False) -> View:
     """Look up every run; writes nothing, unless `make` lets simulated data be made.
 
     Args:
         table: the table.
         out: folder of the grid.
+        gpus: whether rows that need a GPU can run; what has been started elsewhere is shown all the same.
         make: see `ktda.grid.plan.hash_data`.
-        gpus: whether rows that need a GPU can run; by default whether one is visible here.
     """
     planned = plan_runs(table, hash_data(table.data, make))
-    if gpus is None:
-        gpus = any(run.needs_gpu for run in planned) and gpu_count() > 0
     states = [state(run, out / RUNS) for run in planned]
-    fits = [gpus or found == "done" or not run.needs_gpu for run, found in zip(planned, states, strict=True)]
+    fits = [gpus or found != "missing" or not run.needs_gpu for run, found in zip(planned, states, strict=True)]
     runs, left_out = ([r for r, fit in zip(planned, fits, strict=True) if fit is wanted] for wanted in (True, False))
     return View(runs, [found for found, fit in zip(states, fits, strict=True) if fit], left_out)
 
@@ -49,20 +47,27 @@ def gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def summary(seen: View, out: Path, jobs: int, only: Sequence[str] = ()) -> str:
+def at_a_time(jobs: int | None, profile: str | None, gpus: int) -> int | None:
+    """How many runs go on at once: as asked, one per GPU where there are any; None where only the profile knows."""
+    if profile:
+        return jobs
+    return min(jobs or 1, gpus) if gpus else jobs or 1
+
+
+def summary(seen: View, out: Path, jobs: int | None, rows: Sequence[str]) -> str:
     """A line per run with its state, those left out, and the sum with the time left.
 
     Args:
         seen: of `view`.
         out: folder of the grid.
-        jobs: runs at a time.
-        only: names of the rows to show; all if empty.
+        jobs: runs at a time, None if not known.
+        rows: names of those to show.
     """
-    shown = [(r, s) for r, s in zip(seen.runs, seen.states, strict=True) if not only or r.row in only]
+    shown = [(r, s) for r, s in zip(seen.runs, seen.states, strict=True) if r.row in rows]
     lines = [("run", "row", "data", "seed", "state")]
     lines += [(run.id or "-", run.row, run.data, str(run.seed), found) for run, found in shown]
     without = "not run: needs a GPU"
-    lines += [(r.id or "-", r.row, r.data, str(r.seed), without) for r in seen.left_out if not only or r.row in only]
+    lines += [(r.id or "-", r.row, r.data, str(r.seed), without) for r in seen.left_out if r.row in rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
     counts = Counter(found for _, found in shown)
@@ -71,10 +76,12 @@ def summary(seen: View, out: Path, jobs: int, only: Sequence[str] = ()) -> str:
     return "\n".join([*text, "", f"{len(shown)} runs: {', '.join(parts) or 'none'}; time left: {left}"])
 
 
-def time_left(runs: Sequence[Run], states: Sequence[str], left: int, out: Path, jobs: int) -> float | None:
+def time_left(runs: Sequence[Run], states: Sequence[str], left: int, out: Path, jobs: int | None) -> float | None:
     """Seconds that `left` runs need: as long as the mean done one, over the jobs; None before any is done."""
+    if not left or not jobs:
+        return None if left else 0.0
     took = [wall_seconds(run, out / RUNS) for run, found in zip(runs, states, strict=True) if found == "done"]
-    return sum(took) / len(took) * left / jobs if took else None if left else 0.0
+    return sum(took) / len(took) * left / jobs if took else None
 
 
 def duration(seconds: float | None) -> str:
@@ -88,7 +95,7 @@ def duration(seconds: float | None) -> str:
 
 
 def teller(
-    runs: Sequence[Run], todo: Sequence[Run], out: Path, jobs: int, tell: Callable[[str], None]
+    runs: Sequence[Run], todo: Sequence[Run], out: Path, jobs: int | None, tell: Callable[[str], None]
 ) -> Callable[[], None]:
     """A function that says which of `todo` have ended since it was last called, and how much time is left."""
 
