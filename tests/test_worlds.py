@@ -14,7 +14,7 @@ from PIL import Image
 
 from ktda.data.worlds import clouds, grass, make_world, render_scene, render_views, terrain_seed
 from ktda.data.worlds.conditions import RANGES, draw_conditions
-from ktda.data.worlds.fields import _double, blur, fractal, lines, rng_of, sample, slopes, streaks
+from ktda.data.worlds.fields import _double, blur, fractal, lines, rng_of, sample, streaks
 from ktda.errors import InputError
 
 NAMES = ("demo_grass", "demo_cloud")
@@ -368,11 +368,10 @@ def test_sample_and_blur_by_hand() -> None:
     np.testing.assert_allclose(blur(np.full((3, 9, 9), 0.3), 0.7), 0.3)
 
 
-def test_fields_in_few_passes_are_the_formulas_to_the_last_bit() -> None:
+def test_doubling_in_few_passes_is_the_formula_to_the_last_bit() -> None:
     """The published worlds hang on these bytes."""
     for shape in ((5, 9), (64, 31), (98, 98)):
         grid = rng_of("grid").standard_normal(shape)
-        np.testing.assert_array_equal(slopes(grid), np.gradient(grid))
         rows, fine = np.empty((2 * shape[0] - 4, shape[1])), np.empty((2 * shape[0] - 4, 2 * shape[1] - 4))
         rows[0::2] = 0.125 * (grid[:-2] + grid[2:]) + 0.75 * grid[1:-1]
         rows[1::2] = 0.5 * (grid[1:-1] + grid[2:])

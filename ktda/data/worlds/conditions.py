@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ktda.data.worlds.fields import Array, blur, slopes, spectrum
+from ktda.data.worlds.fields import Array, blur, spectrum
 
 # Condition: (source range, target range). The product of the relative widths is the share of the corner.
 RANGES = {
@@ -59,7 +59,7 @@ class Conditions:
         Returns:
             (H, W), between `diffuse` and about 2.
         """
-        dy, dx = slopes(height)
+        dy, dx = np.gradient(height)
         elevation = np.deg2rad(self.sun_elevation)
         y, x = self.toward_sun
         facing = 1.0 - (dy * y + dx * x) / np.tan(elevation)
@@ -92,23 +92,8 @@ def expose(rng: np.random.Generator, light: Array, thickness: Array, conditions:
     airlight = spectrum(0.33, 0.36, 0.42)
     warmth, tint = 0.18 * conditions.warmth, 0.09 * conditions.tint
     gain = conditions.exposure / white * np.exp(spectrum(warmth - tint, tint, -warmth - tint))
-    thickness = thickness.astype(np.float32)
-    image = np.empty((*thickness.shape, 3), np.uint8)
-    for band in range(3):  # one at a time, so that what is computed stays in the cache
-        clear = scattering[band] * thickness
-        np.exp(clear, out=clear)
-        grey = light[band].astype(np.float32)
-        grey -= airlight[band]
-        grey *= clear
-        grey += airlight[band]
-        grey = blur(grey, conditions.psf)
-        grey *= gain[band]
-        np.clip(grey, 0.0, 1.0, out=grey)
-        grey **= conditions.gamma
-        grey *= 255.0
-        noise = rng.standard_normal(grey.shape, np.float32)
-        noise *= conditions.noise
-        grey += noise
-        np.rint(grey, out=grey)
-        image[..., band] = np.clip(grey, 0.0, 255.0, out=grey)
-    return image
+    clear = np.exp(scattering * thickness.astype(np.float32))
+    grey = (light.astype(np.float32) - airlight) * clear + airlight
+    grey = 255.0 * np.clip(blur(grey, conditions.psf) * gain, 0.0, 1.0) ** conditions.gamma
+    grey += conditions.noise * rng.standard_normal(grey.shape, np.float32)
+    return np.clip(np.rint(grey), 0.0, 255.0).astype(np.uint8).transpose(1, 2, 0)

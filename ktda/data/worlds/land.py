@@ -55,11 +55,6 @@ def draw_soil(rng: np.random.Generator, shape: tuple[int, int], patches: Array, 
     return mix(first, second, smoothstep(-0.8, 0.8, patches)) * (1.0 + 0.15 * variety * fractal(rng, shape, 16, 0.8))
 
 
-def fraction(value: Array) -> Array:
-    """What stands behind the decimal point of numbers from 0 on; faster than ``% 1.0``."""
-    return value - np.floor(value)
-
-
 def parcels(rng: np.random.Generator, shape: tuple[int, int], length: float, angle: float) -> tuple[Array, Array]:
     """Fields of a farmed plain: strips along `angle`, cut across at uneven places.
 
@@ -123,10 +118,10 @@ def make_ground(rng: np.random.Generator, kind: str, shape: tuple[int, int]) -> 
         value, border = np.where(side, other, value), np.where(side, edge, border)
         farmed = smoothstep(0.35, 0.15, valley + 0.35 * patches)
         cover = farmed * np.clip(1.3 * value - 0.1, 0.04, 0.95) + (1 - farmed) * 0.85
-        ripeness = farmed * (fraction(value * 17.0) - 0.5)
+        ripeness = farmed * (value * 17.0 % 1.0 - 0.5)
         evergreen = 0.5 * (1 - farmed)
         cover = np.maximum(cover, 0.7 * border * farmed) if rng.uniform() < 0.5 else cover * (1 - 0.5 * border)
-        soil *= 1.0 + farmed * (0.4 * fraction(value * 7.0) - 0.2)
+        soil *= 1.0 + farmed * (0.4 * (value * 7.0 % 1.0) - 0.2)
     if wooded:
         cleared = smoothstep(0.9, 1.15, patches + rng.uniform(-0.8, 0.5))
         if kind == "forest":
