@@ -5,6 +5,7 @@ from the step, not by a prepared schedule (Accelerate would step that once per p
 its place in the run, so a run resumed in mid-epoch is bit-identical on a CPU to one that was not interrupted.
 """
 
+import signal
 import time
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from ktda.model import normalise
 from ktda.optimisation import learning_rate, parameter_groups
 from ktda.runs.folder import check_folder, earlier_manifest, start_manifest
 from ktda.runs.progress import CHECKPOINT, Progress
-from ktda.runs.record import read_json, sigterm_as_exit
+from ktda.runs.record import ended_by, read_json
 from ktda.seeding import derive_seed
 from ktda.targets import Targets
 from ktda.teacher import Teacher
@@ -75,7 +76,7 @@ def train(data: str, config: Config, out: Path | str, resume: bool = False, init
         manifest = start_manifest(out, data, tile_set, splits, config, model, teacher, accelerator.device, **more)
         save_config(out, description, tile_set.classes, tile_set.palette, tile_set.ignore_index)
     try:
-        with sigterm_as_exit():
+        with ended_by(signal.SIGTERM):  # which batch systems send
             trainer.fit(resume)
             metrics = trainer.progress.report()
     except BaseException as error:  # a stopped run says so too

@@ -15,7 +15,7 @@ import ktda
 from ktda.errors import InputError
 from ktda.runs import record
 from ktda.runs.folder import check_folder, earlier_manifest
-from ktda.runs.record import Manifest, content_hash, sigterm_as_exit, source_hash, versions, write_beside, write_json
+from ktda.runs.record import Manifest, content_hash, ended_by, source_hash, versions, write_beside, write_json
 
 
 def test_a_manifest_says_how_a_run_began_and_ended(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_sigterm_ends_the_block_and_the_handler_goes_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
 
     def be_killed() -> None:
-        with sigterm_as_exit():
+        with ended_by(signal.SIGTERM):
             os.kill(os.getpid(), signal.SIGTERM)
             signal.pause()
 
@@ -89,12 +89,22 @@ def test_sigterm_ends_the_block_and_the_handler_goes_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with ended_by(signal.SIGTERM, signal.SIGHUP):
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_sigterm_is_left_alone_outside_the_main_thread() -> None:
     errors = []
 
     def work() -> None:
         try:
-            with sigterm_as_exit():
+            with ended_by(signal.SIGTERM):
                 pass
         except ValueError as error:
             errors.append(error)

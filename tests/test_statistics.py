@@ -12,10 +12,10 @@ from ktda.errors import InputError
 from ktda.evaluation.metrics import scores
 from ktda.evaluation.statistics import (
     bootstrap_difference,
-    bootstrap_miou,
     bootstrap_table,
     compare_noise,
     complete,
+    draw_miou,
     holm,
     mean_iou,
     miou_without,
@@ -38,6 +38,10 @@ def no_warnings():
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
     return read_published(make_published(tmp_path_factory.mktemp("published") / "grid"))
+
+
+def interval(matrices: np.ndarray, groups: list[str] | None = None, **draws: int) -> tuple[float, ...]:
+    return tuple(np.percentile(draw_miou([matrices], groups, **draws), (2.5, 97.5)))
 
 
 def runs(scores: dict[str, list[float]], data: str = "d") -> pd.DataFrame:
@@ -179,9 +183,9 @@ def test_mean_iou_agrees_with_the_scores_of_a_run():
 def test_bootstrap_is_seeded_covers_the_score_and_equals_a_plain_loop():
     matrices = draw_matrices(np.random.default_rng(1), 0.6, 3, images=8)
     matrices[4:] = matrices[4:, ::-1]  # half of the images are hard
-    low, high = bootstrap_miou(matrices, times=300)
+    low, high = interval(matrices, times=300)
     assert low < mean_iou(matrices.sum(0)) < high
-    assert (low, high) == bootstrap_miou(matrices, times=300) != bootstrap_miou(matrices, times=300, seed=1)
+    assert (low, high) == interval(matrices, times=300) != interval(matrices, times=300, seed=1)
     times = np.random.default_rng(0).multinomial(8, np.full(8, 1 / 8), size=300)
     draws = [mean_iou(sum(count * matrix for count, matrix in zip(t, matrices, strict=True))) for t in times]
     assert (low, high) == pytest.approx(np.percentile(draws, (2.5, 97.5)))
@@ -191,10 +195,10 @@ def test_bootstrap_draws_whole_scenes():
     rng = np.random.default_rng(1)
     easy, hard = draw_matrices(rng, 0.9, 3, images=6), draw_matrices(rng, 0.5, 3, images=6)
     matrices, scene = np.concatenate([easy, hard]), ["easy"] * 6 + ["hard"] * 6
-    low, high = bootstrap_miou(matrices, scene)
+    low, high = interval(matrices, scene)
     # both scenes drawn, or one of them twice: the ends are the scores of the scenes
     assert (low, high) == pytest.approx((float(mean_iou(hard.sum(0))), float(mean_iou(easy.sum(0)))))
-    images = bootstrap_miou(matrices)
+    images = interval(matrices)
     assert high - low > images[1] - images[0]
 
 
@@ -206,7 +210,7 @@ def test_a_difference_is_scored_on_the_same_draws():
     worse[:, 0, 1] += 5  # five pixels of each image
     assert bootstrap_difference([matrices], [matrices]) == (0, 0)
     low, high = bootstrap_difference([worse, worse], [matrices])
-    own = bootstrap_miou(matrices)
+    own = interval(matrices)
     assert low < high < 0
     assert high - low < (own[1] - own[0]) / 5
     assert bootstrap_difference([matrices], [worse]) == pytest.approx((-high, -low))

@@ -168,8 +168,10 @@ def draw_miou(
     """(times,) mIoU of drawn test sets, mean over the runs; equal arguments draw equal test sets.
 
     Args:
-        runs: one (images, K, K) per run, all of the same images.
-        groups, times, seed: as in `bootstrap_miou`.
+        runs: one (images, K, K) per run, all of the same images, rows = label.
+        groups: (images,) names; whole groups are drawn with replacement, such as scenes. None draws images.
+        times: test sets drawn.
+        seed: of the draws.
         like, size: another run whose images they must be; groups per test set, as many as there are by default.
 
     Raises:
@@ -185,20 +187,6 @@ def draw_miou(
     return np.mean([mean_iou(np.tensordot(weights, run.astype(float), 1)) for run in runs], axis=0)
 
 
-def bootstrap_miou(
-    matrices: NDArray, groups: ArrayLike | None = None, times: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """95 % interval of a run's mIoU over test sets like this one: images are drawn with replacement.
-
-    Args:
-        matrices: (images, K, K), rows = label.
-        groups: (images,) names; whole groups are drawn, such as scenes. None draws images.
-        times: test sets drawn.
-        seed: of the draws.
-    """
-    return _interval(draw_miou([matrices], groups, times, seed))
-
-
 def bootstrap_difference(
     first: Sequence[NDArray],
     second: Sequence[NDArray],
@@ -212,7 +200,7 @@ def bootstrap_difference(
 
     Args:
         first, second: one (images, K, K) per run, all of the same images.
-        groups, times, seed: as in `bootstrap_miou`.
+        groups, times, seed: as in `draw_miou`.
 
     Raises:
         InputError: the runs were not scored on the same images.
@@ -234,7 +222,7 @@ def bootstrap_table(
         results: a line per run.
         baseline: name of the row that the others are compared with.
         matrices, scenes: by run id, as in `ktda.grid.results.Published`.
-        times, seed: as in `bootstrap_miou`.
+        times, seed: as in `draw_miou`.
 
     Returns:
         ``images`` and ``scenes`` counted; ends ``low_images``, ``high_images``, ``low_scenes``, ``high_scenes`` of the

@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from ktda.errors import InputError
@@ -19,6 +19,7 @@ from ktda.grid.execute import run_serially, start, stopped_with
 from ktda.grid.plan import LOCK, RUNS, Run, finished, take, write_plan
 from ktda.grid.table import Table, select
 from ktda.grid.view import at_a_time, gpu_count, teller, view
+from ktda.runs.record import ended_by
 
 NOTEBOOK = "05_training"
 
@@ -63,7 +64,7 @@ def run_grid(
     lock = take(out / LOCK)
     if lock is None:
         raise InputError(f"{out} is in use by {(out / LOCK).read_text()}; wait for it, or choose another --out")
-    with lock, _ended_by_signals():
+    with lock, ended_by(signal.SIGTERM, signal.SIGHUP):
         gpus = gpu_count() if local else 0
         seen = view(table, out, make=True, gpus=not local or gpus > 0)
         todo = [r for r, s in zip(seen.runs, seen.states, strict=True) if s != "done" and r.row in rows]
@@ -155,19 +156,3 @@ def _run_snakemake(
     if child.returncode and "rule run:" not in said:
         last = said.strip().rpartition("\n")[2]
         raise InputError(f"Snakemake ended with code {child.returncode} before any run ({last.strip()}); see {log}")
-
-
-@contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block by SystemExit, unless they are ignored (nohup)."""
-
-    def stop(number: int, frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)

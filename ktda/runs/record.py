@@ -98,8 +98,8 @@ def machine(device: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def sigterm_as_exit() -> Iterator[None]:
-    """Let SIGTERM, which batch systems send, end the block by SystemExit, so that the manifest is completed."""
+def ended_by(*numbers: signal.Signals) -> Iterator[None]:
+    """Let signals end the block by SystemExit, so that it is cleaned up after; ignored ones (nohup) stay ignored."""
     if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
         yield
         return
@@ -107,11 +107,13 @@ def sigterm_as_exit() -> Iterator[None]:
     def stop(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, stop)
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 class Manifest:
