@@ -154,14 +154,6 @@ class Teacher:
             self._embeddings.clear()
         return self
 
-    def load(self, tensors: dict[str, Tensor]) -> "Teacher":
-        """Replace the weights by tensors with timm's names."""
-        if self._stored is not None:
-            self._model.pos_embed = self._stored
-        self._model.load_state_dict(tensors)
-        self._embeddings.clear()
-        return self
-
     def _embedding(self, grid: tuple[int, int]) -> nn.Parameter:
         """The position embedding at a grid, resampled once per size from the stored one."""
         if grid not in self._embeddings:
