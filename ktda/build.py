@@ -4,16 +4,15 @@
 teacher is in neither; only ``model=teacher`` needs it again, and names it.
 """
 
-import json
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
 from ktda.config import Config
 from ktda.errors import InputError
 from ktda.model import BASELINES, KTDA, Baseline, TeacherSegmenter
-from ktda.runs.record import read_json, write_beside
-from ktda.runs.weights import read_tensors
+from ktda.runs.record import read_json, write_json
+from ktda.runs.weights import load_strict, read_tensors
 from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD, Teacher
 
 FORMAT = 1
@@ -107,7 +106,7 @@ def save_config(folder: Path, description: dict, classes: list[str], palette: li
         "palette": [list(c) for c in palette],
         "ignore_index": ignore_index,
     }
-    write_beside(folder / "config.json", json.dumps(content, indent=2) + "\n")
+    write_json(folder / "config.json", content)
 
 
 def load_model(run: Path | str) -> tuple[nn.Module, dict]:
@@ -121,7 +120,7 @@ def load_model(run: Path | str) -> tuple[nn.Module, dict]:
         raise InputError(f"{run} holds no trained model (config.json and model.safetensors); train with --out {run}")
     content = read_json(run / "config.json")
     model = build(content)
-    _load_strict(model, read_tensors(run / "model.safetensors"), str(run))
+    load_strict(model, read_tensors(run / "model.safetensors"), f"weights of {run} do not fit this model")
     return model.eval(), content
 
 
@@ -153,18 +152,6 @@ def initialise(model: nn.Module, source: str) -> list[str]:
     own = model.state_dict()
     heads = [k for k in own if any(part in k for part in _CLASSIFIERS)]
     fresh = [k for k in heads if k in tensors and tensors[k].shape != own[k].shape]
-    _load_strict(model, {k: own[k] if k in fresh else v for k, v in tensors.items()}, source)
+    tensors = {k: own[k] if k in fresh else v for k, v in tensors.items()}
+    load_strict(model, tensors, f"weights of {source} do not fit this model")
     return fresh
-
-
-def _load_strict(model: nn.Module, tensors: dict[str, Tensor], source: str) -> None:
-    own = model.state_dict()
-    missing, unknown = [k for k in own if k not in tensors], [k for k in tensors if k not in own]
-    wrong = [k for k in own if k in tensors and tensors[k].shape != own[k].shape]
-    if missing or unknown or wrong:
-        names = [f"{len(m)} {what} (first {m[0]})" for m, what in ((missing, "missing"), (unknown, "unknown")) if m]
-        if wrong:
-            k = wrong[0]
-            names.append(f"{k} has shape {tuple(tensors[k].shape)}, expected {tuple(own[k].shape)}")
-        raise InputError(f"weights of {source} do not fit this model: {'; '.join(names)}")
-    model.load_state_dict(tensors)

@@ -5,8 +5,6 @@ can be compared. The download is our own because it must resume: a cloud archive
 throws away what a killed process had received.
 """
 
-import datetime
-import hashlib
 import http.client
 import json
 import os
@@ -26,6 +24,7 @@ from tqdm.auto import tqdm
 from ktda.data import builtin
 from ktda.data.spec import FILE
 from ktda.errors import InputError
+from ktda.runs.record import file_sha256, now, write_json
 
 RECORD = "fetched.json"
 HUB = "https://huggingface.co"
@@ -80,18 +79,16 @@ def _fetch(name: str, out: Path, archive: Path | None) -> None:
         record |= {"commit": commit, "url": f"{endpoint}/datasets/{repo}/resolve/{commit}/{file}"}
         archive = part = out.with_name(f".{name}-{commit[:12]}.zip.part")  # what one commit holds never changes
         download(record["url"], part, size)
-    with archive.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    sha256 = file_sha256(archive)
     if expected not in (None, sha256):
         if part is not None:
             part.unlink()
         raise InputError(f"{file}: SHA-256 is {sha256}, expected {expected}; fetch it again")
-    record |= {"bytes": archive.stat().st_size, "sha256": sha256, "verified": expected is not None}
-    record["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    record |= {"bytes": archive.stat().st_size, "sha256": sha256, "verified": expected is not None, "date": now()}
 
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
         root = unpack(archive, Path(beside) / "content")
-        (root / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        write_json(root / RECORD, record)
         if not (root / FILE).exists():
             shutil.copyfile(builtin.spec_file(name), root / FILE)
         root.rename(out)

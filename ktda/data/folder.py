@@ -18,6 +18,7 @@ from PIL import Image
 from ktda.data import builtin
 from ktda.data.spec import FILE, default_palette, read_spec
 from ktda.errors import InputError
+from ktda.runs.record import file_sha256
 
 SUFFIXES = {"img_dir": (".png", ".jpg", ".jpeg", ".tif", ".tiff"), "ann_dir": (".png",)}
 SPLIT_ORDER = ("train", "val", "test")
@@ -203,9 +204,7 @@ def data_hash(tile_set: TileSet) -> str:
     for split in tile_set.splits():
         for pair in tile_set.pairs(split):
             for path in (pair.image, pair.mask):
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-                total.update(f"{path.relative_to(tile_set.root).as_posix()}\0{content}\n".encode())
+                total.update(f"{path.relative_to(tile_set.root).as_posix()}\0{file_sha256(path)}\n".encode())
     return total.hexdigest()
 
 

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ktda.errors import InputError
-from ktda.runs.weights import read_tensors, save_tensors
+from ktda.runs.weights import load_strict, read_metadata, read_tensors, save_tensors
 
 NAME = "checkpoint.safetensors"
 
@@ -56,14 +55,11 @@ def load_checkpoint(
         InputError: the file is not a checkpoint, or of another model.
     """
     tensors = read_tensors(path)
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata() or {}
+    metadata = read_metadata(path)
     if "state" not in metadata:
         raise InputError(f"{path} is no training checkpoint (its header has no state)")
-    try:
-        model.load_state_dict({k[6:]: v for k, v in tensors.items() if k.startswith("model/")})
-    except RuntimeError as error:
-        raise InputError(f"{path} is of another model: {' '.join(str(error).split())[:300]}") from error
+    held = {k[6:]: v for k, v in tensors.items() if k.startswith("model/")}
+    load_strict(model, held, f"{path} is of another model")
     states: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in json.loads(metadata["optimiser"]).items()}
     for key, value in tensors.items():
         if key.startswith("optimiser/"):

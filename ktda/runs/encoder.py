@@ -12,7 +12,7 @@ from torch import nn
 
 from ktda.errors import InputError
 from ktda.runs.record import file_sha256
-from ktda.runs.weights import WeightsRecord, hub_file, read_tensors
+from ktda.runs.weights import WeightsRecord, hub_file, load_strict, read_tensors
 from ktda.seeding import seeded
 
 # The student of preset grid, pretrained on source worlds without labels; see the model card beside it.
@@ -42,11 +42,7 @@ def make_encoder(
     for prefix in ("", "student.encoder.", "encoder."):
         given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if given.keys() >= expected.keys():
-            wrong = [k for k in expected if given[k].shape != expected[k].shape]
-            if wrong:
-                shapes = f"{tuple(given[wrong[0]].shape)}, expected {tuple(expected[wrong[0]].shape)}"
-                raise InputError(f"{weights} does not fit encoder {name}: {wrong[0]} has shape {shapes}")
-            encoder.load_state_dict({k: given[k] for k in expected})
+            load_strict(encoder, {k: given[k] for k in expected}, f"{weights} does not fit encoder {name}")
             return encoder, record
     if not is_timm:
         missing = next(k for k in expected if k not in tensors)
@@ -111,8 +107,5 @@ def _hub_encoder(name: str, options: dict) -> tuple[nn.Module, WeightsRecord]:
         raise InputError(f"SMP {smp.__version__} publishes no ImageNet weights for {name}; use none or a file")
     path = hub_file(settings["repo_id"], revision=settings["revision"])
     encoder = _build(name, options)
-    try:
-        encoder.load_state_dict(read_tensors(path))
-    except RuntimeError as error:
-        raise InputError(f"{path} does not fit encoder {name}: {' '.join(str(error).split())[:200]}") from error
+    load_strict(encoder, read_tensors(path), f"{path} does not fit encoder {name}")
     return encoder, WeightsRecord(settings["repo_id"], file_sha256(path))

@@ -12,7 +12,7 @@ from torch import nn
 
 from ktda.errors import InputError
 from ktda.runs.record import file_sha256, read_json
-from ktda.runs.weights import WeightsRecord, hub_file, read_metadata, read_tensors
+from ktda.runs.weights import WeightsRecord, hub_file, load_strict, read_metadata, read_tensors
 from ktda.seeding import seeded
 
 # The tiny vision transformer named "random": 2.7 M parameters, patch 8, made for 128 px.
@@ -127,9 +127,5 @@ def _from_description(name: str, description: dict) -> nn.Module:
 def _from_file(path: Path, description: dict) -> nn.Module:
     model = _from_description(str(path), description)
     tensors = {k: v for k, v in read_tensors(path).items() if not k.startswith("head.") and k != "mask_token"}
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        what = description.get("architecture", "its own description")
-        raise InputError(f"{path} does not fit {what}: {' '.join(str(error).split())[:300]}") from error
+    load_strict(model, tensors, f"{path} does not fit {description.get('architecture', 'its own description')}")
     return model

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from ktda.data.builtin import data_root
 from ktda.errors import InputError
@@ -42,13 +42,10 @@ class WeightsRecord:
         return asdict(self)
 
 
-def weights_folder() -> Path:
-    """Where weights put by hand are looked for: ``weights`` under the folder of the data sets."""
-    return data_root() / "weights"
-
-
 def hub_file(repo_id: str, filename: str = "model.safetensors", revision: str | None = None) -> Path:
     """Path of one file of a hub repository: by hand, from the cache, or downloaded, in this order.
+
+    By hand: in the folder ``weights`` under that of the data sets.
 
     Args:
         repo_id: such as ``timm/vit_base_patch14_dinov2.lvd142m``.
@@ -60,7 +57,7 @@ def hub_file(repo_id: str, filename: str = "model.safetensors", revision: str | 
     """
     import huggingface_hub
 
-    by_hand = weights_folder() / repo_id.split("/")[-1] / filename
+    by_hand = data_root() / "weights" / repo_id.split("/")[-1] / filename
     if by_hand.is_file():
         return by_hand
     try:
@@ -117,8 +114,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         raise InputError(f"no weights file at {path}")
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+            return load_file(path)
         except SafetensorError as error:
             raise InputError(f"{path} is not a readable safetensors file ({error})") from error
     try:
@@ -132,6 +128,28 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     if not isinstance(content, dict) or not all(isinstance(v, Tensor) for v in content.values()):
         raise InputError(f"{path} holds no dictionary of tensors")
     return content
+
+
+def load_strict(model: nn.Module, tensors: dict[str, Tensor], says: str) -> None:
+    """Put tensors into a model, all of them and no other.
+
+    Args:
+        model: changed in place, also partly where tensors do not fit.
+        tensors: by name.
+        says: begin of the error's line; names the source.
+
+    Raises:
+        InputError: a tensor is missing, unknown or of another shape.
+    """
+    try:  # the model has the last word: SMP's encoders pass over a classifier, BatchNorm does without its counter
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        own = model.state_dict()
+        missing, unknown = [k for k in own if k not in tensors], [k for k in tensors if k not in own]
+        wrong = [k for k in own if k in tensors and tensors[k].shape != own[k].shape][:1]
+        names = [f"{len(m)} {what} (first {m[0]})" for m, what in ((missing, "missing"), (unknown, "unknown")) if m]
+        names += [f"{k} has shape {tuple(tensors[k].shape)}, expected {tuple(own[k].shape)}" for k in wrong]
+        raise InputError(f"{says}: {'; '.join(names) or ' '.join(str(error).split())}") from error
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
