@@ -5,14 +5,13 @@ error before anything runs.
 """
 
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from ktda.errors import InputError
+from ktda.errors import InputError, near
 
 
 @dataclass(frozen=True)
@@ -278,9 +277,7 @@ def _split(item: str) -> tuple[str, str]:
 def _type_of(name: str) -> type | types.GenericAlias:
     hints = typing.get_type_hints(Config)
     if name not in hints:
-        near = difflib.get_close_matches(name, hints, n=1)
-        cure = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(hints)}"
-        raise InputError(f"unknown setting {name!r}; {cure}")
+        raise InputError(f"unknown setting {name!r}; {near(name, hints)}")
     return hints[name]
 
 

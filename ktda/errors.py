@@ -1,4 +1,7 @@
-"""The one error that a user can mend."""
+"""The one error that a user can mend, and the cure for a name that is not known."""
+
+import difflib
+from collections.abc import Collection
 
 
 class InputError(ValueError):
@@ -7,3 +10,9 @@ class InputError(ValueError):
     The command line prints it without a traceback and exits with 2. Any other exception is a defect
     of ours and keeps its traceback.
     """
+
+
+def near(name: object, known: Collection[str]) -> str:
+    """The cure for a name that is not known: the nearest that is, or all."""
+    close = difflib.get_close_matches(str(name), known, n=1)
+    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"

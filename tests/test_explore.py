@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from ktda.explore.predictions import (
     disagreement,
     swipe,
 )
-from ktda.explore.tokens import attention, cosine_map, linear_cka, patch_coverage, queries_keys_values
+from ktda.explore.tokens import attention, linear_cka, patch_coverage, queries_keys_values
 from ktda.teacher import Teacher
 
 
@@ -82,11 +81,6 @@ def test_attention_wants_a_plain_vision_transformer(images):
         queries_keys_values(Teacher(lambda x: F.avg_pool2d(x, 8)), images)
 
 
-def test_cosine_map_by_hand():
-    maps = torch.tensor([[[1.0, 2.0, 0.0, -3.0, 1.0]], [[0.0, 0.0, 5.0, 0.0, 1.0]]])  # (2, 1, 5)
-    torch.testing.assert_close(cosine_map(maps, 0, 0), torch.tensor([[1, 1, 0, -1, math.sqrt(0.5)]]))
-
-
 def test_cka_sees_through_rotation_and_scale_and_is_nothing_for_a_constant():
     draw = torch.Generator().manual_seed(0)
     x, noise = torch.randn(2, 4, 30, 30, generator=draw), torch.randn(2, 4, 30, 30, generator=draw)
@@ -116,7 +110,8 @@ def test_a_pixel_asks_for_its_patch(explorer):
     similar = explorer.similarity(1, 0, 35, 8)
     assert similar.shape == (5, 6)
     assert similar[4, 1] == pytest.approx(1)
-    torch.testing.assert_close(similar, cosine_map(explorer.maps[0][1], 4, 1))
+    vectors = explorer.maps[0][1] / explorer.maps[0][1].norm(dim=0)
+    torch.testing.assert_close(similar, torch.einsum("dhw,d->hw", vectors, vectors[:, 4, 1]))
     for pixel in ((36, 0), (0, -1)):
         with pytest.raises(InputError, match="rows 0 to 35, columns 0 to 47"):
             explorer.patch_of(*pixel)

@@ -15,7 +15,6 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 import ktda
-from ktda.data.check import CheckResult, SplitCount
 from ktda.data.folder import TileSet
 from ktda.evaluation import figures
 from ktda.evaluation.drawing import RIGHT, UNLABELLED, WRONG, colour_mask, count_pixels, pca_rgb
@@ -143,13 +142,6 @@ def test_class_shares_of_masks_are_percent_of_labelled_pixels(tile_set):
     assert "%" in figure.axes[0].get_xlabel()
 
 
-def test_class_shares_of_a_check_have_a_panel_per_split(tile_set):
-    count = SplitCount(np.array([1, 1, 2]))
-    figure = figures.class_shares(CheckResult(tile_set, {"train": count, "val": count}), tile_set)
-    assert [axes.get_title() for axes in figure.axes] == ["train", "val"]
-    assert bar_lengths(figure.axes[1]) == [25, 25, 50]
-
-
 def test_scores_show_what_is_undefined_and_both_means_of_f1(tile_set):
     metrics = scores(torch.tensor([[8, 0, 2], [4, 0, 0], [0, 0, 6]]))  # class b is never predicted
     figure = figures.per_class_bars(metrics, tile_set)
@@ -215,11 +207,11 @@ def test_save_figure_writes_the_picture_and_keeps_the_sidecar(tmp_path, tile_set
     out = tmp_path / "new" / "figures"
     figure = figures.tile_gallery(*tiles, tile_set, title="Tiles")
     assert figures.save_figure(figure, out, "tile_gallery", "Two tiles.") == out / "tile_gallery.png"
-    figures.save_figure(figure, out, "other", "The same.", "Another title")
+    figures.save_figure(figure, out, "other", "The same.")
     figures.save_figure(figure, out, "tile_gallery", "Two tiles, again.")
     assert json.loads((out / "figures.json").read_text()) == [
         {"file": "tile_gallery.png", "title": "Tiles", "caption": "Two tiles, again."},
-        {"file": "other.png", "title": "Another title", "caption": "The same."},
+        {"file": "other.png", "title": "Tiles", "caption": "The same."},
     ]
     assert sorted(path.name for path in out.iterdir()) == ["figures.json", "other.png", "tile_gallery.png"]
     with Image.open(out / "other.png") as picture:

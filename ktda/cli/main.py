@@ -150,7 +150,3 @@ def main() -> None:
 def _fail(message: str) -> None:
     typer.echo(f"ktda: {message}", err=True)
     sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -45,7 +45,7 @@ class CheckResult:
     warnings: list[str] = field(default_factory=list)
 
 
-def check(data: str | Path | TileSet) -> CheckResult:
+def check(data: str | Path) -> CheckResult:
     """Read a data set completely.
 
     Errors are: files without a partner or with a shared stem, tiles that `TileSet.read` refuses (damaged, of another
@@ -53,12 +53,12 @@ def check(data: str | Path | TileSet) -> CheckResult:
     labelled pixels, and a scene or the very same image in two splits.
 
     Args:
-        data: A built-in name, a folder, or an open data set.
+        data: A built-in name or a folder.
 
     Raises:
         InputError: There is no such data set, or its layout or ``dataset.yaml`` cannot be understood at all.
     """
-    tile_set = data if isinstance(data, TileSet) else open_data(data)
+    tile_set = open_data(data)
     result = CheckResult(tile_set, warnings=list(tile_set.notes))
     images, masks = split_folders(tile_set.root, "img_dir"), split_folders(tile_set.root, "ann_dir")
     result.warnings += [f"img_dir/{split} has no ann_dir/{split}: left out" for split in sorted(images - masks)]

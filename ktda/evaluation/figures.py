@@ -18,7 +18,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ktda.data.check import CheckResult
 from ktda.data.folder import TileSet
 from ktda.evaluation.drawing import (
     GREEN,
@@ -113,19 +112,14 @@ def feature_maps(
 
 
 @styled
-def class_shares(
-    source: CheckResult | Mapping[str, Iterable[Tensor | NDArray]], tile_set: TileSet, title: str = ""
-) -> Figure:
+def class_shares(groups: Mapping[str, Iterable[Tensor | NDArray]], tile_set: TileSet, title: str = "") -> Figure:
     """Share of each class in the labelled pixels, one panel per group of tiles.
 
     Args:
-        source: What `ktda.data.check.check` found (a panel per split), or masks (H, W) by the group's name.
+        groups: Masks (H, W) by the group's name.
         tile_set: Gives class names and colours.
     """
-    if isinstance(source, CheckResult):
-        counts = {name: split.pixels for name, split in source.splits.items()}
-    else:
-        counts = {name: count_pixels(masks, tile_set.num_classes) for name, masks in source.items()}
+    counts = {name: count_pixels(masks, tile_set.num_classes) for name, masks in groups.items()}
     figure, axes_row = panel_row(len(counts), tile_set.num_classes)
     for axes, (name, pixels) in zip(axes_row, counts.items(), strict=True):
         class_bars(axes, 100 * pixels / max(1, pixels.sum()), tile_set)
@@ -244,15 +238,14 @@ def confusion_figure(matrix: NDArray | Tensor | Sequence, classes: Sequence[str]
     return titled(figure, title)
 
 
-def save_figure(figure: Figure, out: Path, name: str, caption: str, title: str = "") -> Path:
-    """Write ``OUT/NAME.png``, and its title and caption into ``OUT/figures.json``.
+def save_figure(figure: Figure, out: Path, name: str, caption: str) -> Path:
+    """Write ``OUT/NAME.png``, and the figure's title and the caption into ``OUT/figures.json``.
 
     Args:
         figure: The figure.
         out: Folder; made if missing.
         name: File stem, by custom the name of the function that drew it. Saving it again replaces it.
         caption: What is seen, and what to make of it.
-        title: The figure's own title by default.
 
     Returns:
         The picture's path.
@@ -267,7 +260,7 @@ def save_figure(figure: Figure, out: Path, name: str, caption: str, title: str =
     with mpl.rc_context(STYLE):
         figure.savefig(partial)
     partial.replace(path)
-    entry = {"file": path.name, "title": title or figure.get_suptitle() or name.replace("_", " "), "caption": caption}
+    entry = {"file": path.name, "title": figure.get_suptitle() or name.replace("_", " "), "caption": caption}
     entries = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else []
     entries = {e["file"]: e for e in entries} | {path.name: entry}
     write_json(sidecar, list(entries.values()))

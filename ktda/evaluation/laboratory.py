@@ -63,11 +63,6 @@ def tile_statistics(images: Tensor, patch: int = 8) -> Tensor:
     return statistics[..., None, None].expand(-1, -1, height, width)
 
 
-def patch_colour(images: Tensor, patch: int = 8) -> Tensor:
-    """Mean colour of each patch: (N, 3, H, W) -> (N, 3, h, w)."""
-    return F.avg_pool2d(images, patch)
-
-
 def shuffled_pixels(images: Tensor, patch: int = 8) -> Tensor:
     """The pixels of each patch, after all pixels of a tile have changed places: colours stay, places are lost."""
     order = torch.randperm(images[0, 0].numel(), generator=generator(0, "shuffle"))
@@ -103,7 +98,7 @@ def probe_table(
             )
             features = {
                 "tile statistics": tile_statistics,
-                "patch colour": patch_colour,
+                "patch colour": lambda images: F.avg_pool2d(images, 8),
                 "shuffled pixels": shuffled_pixels,
                 "raw pixels": raw_patches,
                 "random weights": lambda images, teacher=random: teacher(images)[-1],

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from ktda.explore.tokens import attended, attention
 from ktda.fmm import FeatureModulation
 from ktda.losses import AXES, distillation_loss
 from ktda.seeding import generator
@@ -31,9 +32,9 @@ def transfer_terms(students: Sequence[Tensor], teachers: Sequence[Tensor]) -> di
 
 
 def align_only(
-    model: nn.Module, images: Tensor, maps: Sequence[Tensor], objective: str, steps: int, learning_rate: float = 1e-3
+    model: nn.Module, images: Tensor, maps: Sequence[Tensor], objective: str, steps: int
 ) -> tuple[list[dict[str, float]], list[Tensor]]:
-    """Train student and FAM on one form of the distillation and nothing else, by AdamW on one batch.
+    """Train student and FAM on one form of the distillation and nothing else, by AdamW (rate 1e-3) on one batch.
 
     Args:
         model: a `ktda.model.KTDA`, changed in place.
@@ -41,12 +42,11 @@ def align_only(
         maps: the teacher's, one (N, D, h, w) per level.
         objective: a key of `transfer_terms`.
         steps: of the optimiser.
-        learning_rate: constant.
 
     Returns:
         Every mean and the MSE before each step and after the last (steps + 1 entries), and the aligned maps at the end.
     """
-    optimiser = torch.optim.AdamW([*model.student.parameters(), *model.fam.parameters()], learning_rate)
+    optimiser = torch.optim.AdamW([*model.student.parameters(), *model.fam.parameters()], 1e-3)
     history = []
     for step in range(steps + 1):
         aligned = model.train().align(images)
@@ -73,21 +73,21 @@ def gradient_norms(terms: Mapping[str, Tensor], parameters: Iterable[nn.Paramete
     return norms
 
 
-def signal_through(fmm: FeatureModulation, x: Tensor, seed: int = 0) -> tuple[float, float, float]:
+def signal_through(fmm: FeatureModulation, x: Tensor) -> tuple[float, float, float]:
     """What a module leaves of a signal and of a gradient.
 
     Args:
         fmm: of one level.
         x: (N, D, h, w).
-        seed: of the random gradient, of deviation 1, sent into the output.
 
     Returns:
         Spread over places and images of the output against the input, and the cosine of the two, both without each
-        channel's mean; and the deviation of the gradient that arrives at the input.
+        channel's mean; and the deviation of the gradient that arrives at the input where a
+        random one of deviation 1 is sent into the output.
     """
     x = x.detach().requires_grad_()
     y = fmm([x])[0]
-    (arrived,) = torch.autograd.grad(y, x, torch.randn(y.shape, generator=generator(seed, "signal")).to(y))
+    (arrived,) = torch.autograd.grad(y, x, torch.randn(y.shape, generator=generator(0, "signal")).to(y))
     a, b = (m.detach() - m.detach().mean((0, 2, 3), keepdim=True) for m in (x, y))
     return (b.norm() / a.norm()).item(), F.cosine_similarity(a, b).mean().item(), arrived.std().item()
 
@@ -120,10 +120,8 @@ def block_attention(block: Block, tokens: Tensor) -> Tensor:
     Returns:
         (N, heads, L, L); row i says how much token i takes from every token, and sums to 1.
     """
-    part = block.attn
-    qkv = part.qkv(block.norm1(tokens)).unflatten(-1, (3, part.num_heads, -1))  # (N, L, 3, heads, D / heads)
-    q, k, _ = qkv.permute(2, 0, 3, 1, 4)  # (N, heads, L, D / heads) each
-    return (part.q_norm(q) * part.scale @ part.k_norm(k).transpose(-2, -1)).softmax(-1)
+    queries, keys, _ = attended(block.attn, block.norm1(tokens))
+    return attention(queries, keys)
 
 
 def fmm_cost(tokens: int, dim: int, kind: str = "vit", heads: int = 8, hidden: int = 0) -> dict[str, float]:

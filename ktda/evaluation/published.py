@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.optimize import linprog
 
 from ktda.data.builtin import built_in_spec
@@ -94,19 +94,14 @@ def by_class(data: str) -> pd.DataFrame:
     return frame.assign(difference=difference, part=difference / len(difference), **{"other classes": others})
 
 
-def f1_of_iou(iou: ArrayLike) -> NDArray:
-    """F1, which is Dice, of the same pixels: 2 TP / (2 TP + FP + FN) = 2 IoU / (1 + IoU)."""
-    iou = np.asarray(iou, float)
-    return 2 * iou / (1 + iou)
-
-
 def mean_f1s(iou: ArrayLike) -> tuple[float, float]:
     """Mean F1 of one row of IoU per class, strict and with every class of IoU 0 dropped.
 
     A class without one right pixel has an F1 of 0 / 0 where it is made from precision and recall; mmsegmentation
     leaves such values out of the mean, so that missing a class altogether raises it.
     """
-    f1 = f1_of_iou(iou)
+    iou = np.asarray(iou, float)
+    f1 = 2 * iou / (1 + iou)  # which is Dice: 2 TP / (2 TP + FP + FN)
     return float(f1.mean()), float(f1[f1 > 0].mean())
 
 

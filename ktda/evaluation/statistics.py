@@ -20,15 +20,14 @@ COSTS = {"trained_parameters": "max", "total_inference_parameters": "max", "gflo
 COSTS |= {"wall_seconds": "mean", "peak_memory_bytes": "max"}
 
 
-def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike, level: float = 0.95) -> tuple[NDArray, NDArray]:
-    """Ends of Student's interval of a mean; NaN for fewer than two values.
+def t_interval(mean: ArrayLike, sd: ArrayLike, n: ArrayLike) -> tuple[NDArray, NDArray]:
+    """Ends of Student's 95 % interval of a mean; NaN for fewer than two values.
 
     Args:
         mean, sd, n: of the values; the deviation is the sample's (n - 1).
-        level: share of such intervals that hold the true mean.
     """
     mean, n = np.asarray(mean, float), np.maximum(np.asarray(n, float), 1)
-    half = stats.t.ppf(0.5 + level / 2, n - 1) * np.asarray(sd, float) / np.sqrt(n)
+    half = stats.t.ppf(0.975, n - 1) * np.asarray(sd, float) / np.sqrt(n)
     return mean - half, mean + half
 
 
@@ -41,19 +40,18 @@ def holm(p: ArrayLike) -> NDArray:
     return adjusted
 
 
-def summarise(results: pd.DataFrame, metric: str = "miou") -> pd.DataFrame:
+def summarise(results: pd.DataFrame) -> pd.DataFrame:
     """One line per data set and row, in the order of the results.
 
     Args:
         results: a line per run, as `ktda.grid.results.collect` gives it.
-        metric: column of `results`.
 
     Returns:
-        ``n``, ``mean``, ``sd`` (n - 1) and 95 % t-interval ``low``, ``high`` over seeds; means of IoU per class and
-        of the seconds; parameters, GFLOPs and the largest peak memory.
+        ``n``, ``mean``, ``sd`` (n - 1) and 95 % t-interval ``low``, ``high`` of mIoU over seeds; means of IoU per class
+        and of the seconds; parameters, GFLOPs and the largest peak memory.
     """
     groups = results.groupby(KEYS, sort=False)
-    table = groups[metric].agg(n="count", mean="mean", sd="std")
+    table = groups["miou"].agg(n="count", mean="mean", sd="std")
     table["low"], table["high"] = t_interval(table["mean"], table["sd"], table["n"])
     ious = [name for name in results if name.startswith("iou_")]
     rest = groups.agg({"overall_accuracy": "mean"} | dict.fromkeys(ious, "mean") | COSTS | {"classes": "first"})

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ktda.errors import InputError
 from ktda.evaluation.drawing import EDGE, WIDTH, pca_rgb, rgb, styled, titled
-from ktda.explore.tokens import attention, cosine_map, patch_coverage, queries_keys_values
+from ktda.explore.tokens import attention, patch_coverage, queries_keys_values
 from ktda.teacher import Teacher
 
 
@@ -86,7 +87,8 @@ class FeatureExplorer:
 
     def similarity(self, tile: int, level: int, row: int, column: int) -> Tensor:
         """Cosine similarity (h, w) of the pixel's patch to all patches of the tile."""
-        return cosine_map(self.maps[level][tile], *self.patch_of(row, column))
+        maps, (r, c) = self.maps[level][tile], self.patch_of(row, column)
+        return F.cosine_similarity(maps, maps[:, r, c, None, None], dim=0)
 
     def attention(self, tile: int, level: int, row: int, column: int) -> Tensor:
         """How the pixel's patch spreads its attention over the patches, (heads, h, w).

@@ -1,7 +1,6 @@
-"""Numbers of patch tokens: attention, cosine similarity, how alike two sets of maps are, what a padded patch sees."""
+"""Numbers of patch tokens: attention, how alike two sets of maps are, what a padded patch sees."""
 
 import torch
-import torch.nn.functional as F
 from timm.models.vision_transformer import Attention
 from torch import Tensor
 
@@ -38,20 +37,19 @@ def queries_keys_values(teacher: Teacher, images: Tensor) -> list[tuple[Tensor, 
     found = []
     with torch.no_grad():
         for layer, x in zip(layers, inputs, strict=True):
-            q, k, v = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, T, d)
-            found.append((layer.q_norm(q) * layer.scale, layer.k_norm(k), v))
+            found.append(attended(layer, x))
     return found
+
+
+def attended(layer: Attention, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, scaled by d ** -0.5, keys and values of a layer that is given (N, T, D): each (N, heads, T, d)."""
+    q, k, v = layer.qkv(tokens).unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return layer.q_norm(q) * layer.scale, layer.k_norm(k), v
 
 
 def attention(queries: Tensor, keys: Tensor) -> Tensor:
     """``softmax(Q K^T)`` over the keys: (..., S, d) and (..., T, d) -> (..., S, T), rows that sum to 1."""
     return (queries @ keys.mT).softmax(-1)
-
-
-def cosine_map(maps: Tensor, row: int, column: int) -> Tensor:
-    """Cosine similarity of one patch's vector to all others: (D, h, w) -> (h, w) in [-1, 1]."""
-    vectors = F.normalize(maps, dim=0)
-    return torch.einsum("dhw,d->hw", vectors, vectors[:, row, column])
 
 
 def linear_cka(first: Tensor, second: Tensor) -> float:

@@ -57,7 +57,7 @@ class Explorer(ipywidgets.VBox):
         return super()._repr_mimebundle_(**options) | {"text/plain": note, "image/png": still}
 
 
-def feature_explorer(explorer: FeatureExplorer, row: int | None = None, column: int | None = None) -> Explorer:
+def feature_explorer(explorer: FeatureExplorer) -> Explorer:
     """Pick tile, block and pixel; the middle of the tile and the last block at first."""
     height, width = explorer.images.shape[-2:]
     return Explorer(
@@ -65,8 +65,8 @@ def feature_explorer(explorer: FeatureExplorer, row: int | None = None, column: 
         lambda tile, block, row, column: explorer.figure(tile, [block], row, column),
         tile=_choice("tile", explorer.names),
         block=_choice("block", explorer.blocks, len(explorer.blocks) - 1),
-        row=_slider("pixel row", height - 1, height // 2 if row is None else row),
-        column=_slider("pixel column", width - 1, width // 2 if column is None else column),
+        row=_slider("pixel row", height - 1, height // 2),
+        column=_slider("pixel column", width - 1, width // 2),
     )
 
 

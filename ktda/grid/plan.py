@@ -12,14 +12,13 @@ import socket
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from ktda.errors import InputError
 from ktda.grid.table import Table
-from ktda.runs.record import content_hash, file_sha256, source_hash, versions, write_beside, write_json
+from ktda.runs.record import content_hash, elapsed, file_sha256, source_hash, versions, write_beside, write_json
 
 PLAN, TABLE, LOCK, RUNS = "plan.json", "table.yaml", ".lock", "runs"
 PULSE, SILENCE = 60, 600  # seconds between touches of a held lock; after so many without one its holder is gone
@@ -149,8 +148,7 @@ def finished(run: Run, folder: Path) -> bool:
 
 def wall_seconds(run: Run, folder: Path) -> float:
     """Seconds that the last attempt at a done run took, its notebook included."""
-    manifest = _read(folder / f"{run.id}.manifest.json")
-    return (datetime.fromisoformat(manifest["end"]) - datetime.fromisoformat(manifest["start"])).total_seconds()
+    return elapsed(_read(folder / f"{run.id}.manifest.json"))
 
 
 def write_plan(out: Path, table: Table, runs: Sequence[Run], **options: Any) -> None:

@@ -4,7 +4,6 @@ A row is a few overrides of one baseline. Whatever could make a row mean somethi
 a wrong type, a row twice, a row that changes nothing) is an error before anything runs.
 """
 
-import difflib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import yaml
 
 from ktda.config import PRESETS, Config, make_config
-from ktda.errors import InputError
+from ktda.errors import InputError, near
 
 MAX_OVERRIDES = 3
 
@@ -158,12 +157,6 @@ def _check_form(content: Any, form: dict, what: str) -> None:
     missing = [key for key, (required, *_) in form.items() if required and key not in content]
     if missing:
         raise InputError(f"{what} has no {missing[0]}; expected {form[missing[0]][2]}")
-
-
-def near(name: Any, known: Any) -> str:
-    """The cure for a name that is not known."""
-    close = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}"
 
 
 def _row(content: Any) -> Row:

@@ -42,24 +42,24 @@ class DenseContrast(nn.Module):
     Args:
         network: a timm vision transformer, or any module from normalised images to one map (N, D, h, w).
         dim: its channels D.
-        drop: share of the tokens dropped per view (vision transformers only).
-        temperature: see `info_nce`.
     """
 
-    def __init__(self, network: nn.Module, dim: int, drop: float = 0.5, temperature: float = 0.1) -> None:
+    DROP = 0.5  # share of the tokens dropped per view (vision transformers only)
+
+    def __init__(self, network: nn.Module, dim: int) -> None:
         super().__init__()
-        self.network, self.drop, self.temperature = network, drop, temperature
+        self.network = network
         self.project = nn.Sequential(nn.Linear(dim, 256), nn.GELU(), nn.Linear(256, 128))
 
     def forward(self, batch: PairBatch) -> Tensor:
         first, first_places = self._tokens(batch.first, batch.first_places)
         second, second_places = self._tokens(batch.second, batch.second_places)
-        return info_nce(first, second, first_places, second_places, self.temperature)
+        return info_nce(first, second, first_places, second_places)
 
     def _tokens(self, images: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         """Projected tokens (T, 128) and their places (T,)."""
         if isinstance(self.network, VisionTransformer):
-            tokens, kept = visible_tokens(self.network, normalise(images), self.drop)
+            tokens, kept = visible_tokens(self.network, normalise(images), self.DROP)
             places = places.gather(1, kept)
         else:
             tokens = self.network(normalise(images)).flatten(2).transpose(1, 2)  # (N, D, h, w) -> (N, L, D)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -51,6 +51,11 @@ def file_sha256(path: Path | str) -> str:
 def now() -> str:
     """The time as ISO 8601 in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def elapsed(manifest: Mapping[str, Any]) -> float:
+    """Seconds from start to end of a manifest that was completed."""
+    return (datetime.fromisoformat(manifest["end"]) - datetime.fromisoformat(manifest["start"])).total_seconds()
 
 
 def content_hash(content: Any) -> str:

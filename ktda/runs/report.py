@@ -9,7 +9,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from ktda.errors import InputError
 from ktda.runs.notebook import FOLDERS, Notebook, NotebookFailed, read_notebook, results_hash, run_notebook
 from ktda.runs.page import copy_mathjax, index_page, notebook_page
 from ktda.runs.publish import check_publishable, publish_report
-from ktda.runs.record import commit, now, source_hash, versions, write_beside
+from ktda.runs.record import commit, elapsed, now, read_json, source_hash, versions, write_beside
 
 PRESETS = ("smoke", "demo")
 
@@ -116,7 +115,7 @@ def _run_one(path: Path, preset: str, build: Path) -> Result:
         }
         before = json.loads(manifest.read_text()) if manifest.is_file() else {}
         if wanted.items() <= before.items():
-            return Result(path.stem, status="unchanged", seconds=_seconds(manifest), **about)
+            return Result(path.stem, status="unchanged", seconds=elapsed(read_json(manifest)), **about)
         # Figures and runs of an earlier source must not be taken for this one's.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -125,11 +124,5 @@ def _run_one(path: Path, preset: str, build: Path) -> Result:
         return Result(path.stem, status="failed", reason=str(error), **about)
     except NotebookFailed as error:
         reason = str(error).splitlines()[0]
-        return Result(path.stem, status="failed", seconds=_seconds(manifest), reason=reason, **about)
-    return Result(path.stem, status="finished", seconds=_seconds(manifest), **about)
-
-
-def _seconds(manifest: Path) -> float:
-    """Wall time that a manifest tells, to the second."""
-    content = json.loads(manifest.read_text())
-    return (datetime.fromisoformat(content["end"]) - datetime.fromisoformat(content["start"])).total_seconds()
+        return Result(path.stem, status="failed", seconds=elapsed(read_json(manifest)), reason=reason, **about)
+    return Result(path.stem, status="finished", seconds=elapsed(read_json(manifest)), **about)
