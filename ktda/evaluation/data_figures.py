@@ -35,12 +35,6 @@ HALO = [withStroke(linewidth=3, foreground="white")]
 
 
 @styled
-def picture_rows(rows: Mapping[str, Sequence[NDArray]], notes: Sequence[str], title: str = "") -> Figure:
-    """Pictures (H, W, 3) in named rows, and a note below each column."""
-    return gallery(rows, notes, [], title)
-
-
-@styled
 def colour_space(colours: NDArray, labels: NDArray, model: ColourModel, tile_set: TileSet, title: str = "") -> Figure:
     """Pixels in two views of colour space, and the ellipse of two deviations (86 %) of each class.
 

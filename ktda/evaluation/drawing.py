@@ -107,13 +107,11 @@ def tile_notes(images: Sequence[Tensor], names: Sequence[str], lines: Sequence[s
     return ["\n".join(filter(None, note)) for note in zip_longest(names, lines, sizes)]
 
 
+@styled
 def gallery(
-    rows: Mapping[str, Sequence[NDArray]],
-    notes: Sequence[str],
-    patches: Sequence[Patch],
-    title: str,
+    rows: Mapping[str, Sequence[NDArray]], notes: Sequence[str], patches: Sequence[Patch] = (), title: str = ""
 ) -> Figure:
-    """Pictures in named rows, a column per tile; notes below the columns, a legend of patches."""
+    """Pictures (H, W, 3) in named rows, a column per tile; notes below the columns, a legend of patches."""
     count = len(notes)
     side = min(TILE, (WIDTH - 0.5) / count)
     size = (0.6 + side * count, side * len(rows) + 0.4 * bool(title) + 0.4 * bool(patches) + 0.6)

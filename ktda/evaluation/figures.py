@@ -47,7 +47,6 @@ from ktda.runs.record import write_json
 SCORES = {"iou": "IoU", "f1": "F1", "precision": "precision", "recall": "recall"}
 
 
-@styled
 def tile_gallery(
     images: Sequence[Tensor], masks: Sequence[Tensor], tile_set: TileSet, names: Sequence[str] = (), title: str = ""
 ) -> Figure:
@@ -63,7 +62,6 @@ def tile_gallery(
     return gallery(rows, tile_notes(images, names), class_patches(tile_set, masks), title)
 
 
-@styled
 def prediction_gallery(
     images: Sequence[Tensor],
     masks: Sequence[Tensor],
@@ -93,7 +91,6 @@ def prediction_gallery(
     return gallery(rows, tile_notes(images, names, shares), patches, title)
 
 
-@styled
 def feature_maps(
     images: Sequence[Tensor], maps: Sequence[Tensor], blocks: Sequence[str], names: Sequence[str] = (), title: str = ""
 ) -> Figure:
@@ -204,6 +201,29 @@ def learning_curves(history: pd.DataFrame, title: str = "") -> Figure:
         axes.set_xlabel("optimiser step")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, steps=(1, 2, 5, 10)))
         axes.grid(alpha=0.3)
+    return titled(figure, title)
+
+
+@styled
+def probe_curves(
+    curves: Mapping[str, pd.DataFrame], references: Mapping[str, Mapping[str, float]], title: str = ""
+) -> Figure:
+    """Linear-probe mIoU over the pretraining steps, a panel per world; references as horizontal lines.
+
+    Args:
+        curves: by name of the recipe: ``step``, ``loss`` and a column in [0, 1] per world.
+        references: by name, such as "raw pixels": mIoU in [0, 1] per world.
+    """
+    worlds = [name for name in next(iter(curves.values())) if name not in ("step", "loss", "seconds")]
+    figure, panels = plt.subplots(1, len(worlds), figsize=(WIDTH, 3.4), layout="constrained", squeeze=False)
+    for axes, world in zip(panels[0], worlds, strict=True):
+        for name, curve in curves.items():
+            axes.plot(curve["step"], 100 * curve[world], marker="o", markersize=4, label=name)
+        for (name, scores), style in zip(references.items(), ("--", ":", "-."), strict=False):
+            axes.axhline(100 * scores[world], color="0.35", linestyle=style, linewidth=1.2, label=name)
+        axes.set(title=f"{world}, held-out source scenes", xlabel="step", ylabel="probe mIoU (%)")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5))
     return titled(figure, title)
 
 

@@ -103,7 +103,6 @@ def line_panels(
     return titled(figure, title)
 
 
-@styled
 def compared_maps(
     images: Sequence[Tensor], maps: Mapping[str, Tensor], names: Sequence[str] = (), title: str = ""
 ) -> Figure:
