@@ -13,8 +13,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -163,6 +165,13 @@ def class_bars(axes: Axes, values: NDArray, tile_set: TileSet, ends: NDArray | N
     axes.set_axisbelow(True)
     if axes.get_subplotspec().is_first_col() and not axes.yaxis_inverted():
         axes.invert_yaxis()  # class 0 on top; the panels share the axis
+
+
+def plain_log(axis: Axis) -> None:
+    """1, 2 and 5 of every decade as plain numbers on a logarithmic axis, also where less than a decade is shown."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def titled(figure: Figure, title: str) -> Figure:

@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from ktda.evaluation.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, WIDTH, styled, titled
+from ktda.evaluation.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, WIDTH, plain_log, styled, titled
 
 LINE = 0.27  # inches, of a line of a forest plot or a heat map
 SERIES = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, (0.0, 0.0, 0.0), GREY)
@@ -137,7 +137,8 @@ def cost_figure(summary: pd.DataFrame, cost: str = "gflops", title: str = "") ->
         middle, half = (low + high) / 2, max(0.62 * (high - low), 1.0)
         places = np.linspace(middle - half, middle + half, len(own)) if len(own) > 1 else [middle]
         looks = [_look(groups.index(group)) for group in own["group"]]
-        _plain_log_axis(axes, own[cost])
+        axes.set(xscale="log", xlim=(own[cost].min() / 1.3, own[cost].max() * 1.3))
+        plain_log(axes.xaxis)
         for place, (colour, marker), (_, line) in zip(places, looks, own.iterrows(), strict=True):
             mean, low, high = 100 * line[["mean", "low", "high"]].astype(float)
             axes.vlines(line[cost], low, high, color=colour, linewidth=1)
@@ -227,15 +228,3 @@ def _reach(own: pd.DataFrame, dots: pd.Series, noise: float) -> float:
 
 def _classes(summary: pd.DataFrame, data: str) -> list[str]:
     return summary.loc[summary["data"] == data, "classes"].dropna().iloc[0].split("|")
-
-
-def _plain_log_axis(axes: Axes, values: pd.Series) -> None:
-    """A logarithmic axis with 1, 2 and 5 of every decade as plain numbers, also where less than a decade is shown."""
-    axes.set_xscale("log")
-    low, high = values.min() / 1.3, values.max() * 1.3
-    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
-    ticks = [m * d for d in decades for m in (1, 2, 5) if low <= m * d <= high]
-    axes.set_xticks(ticks)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.minorticks_off()
-    axes.set_xlim(low, high)

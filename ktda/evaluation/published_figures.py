@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from ktda.evaluation.drawing import BLUE, EDGE, GREEN, ORANGE, VERMILLION, WIDTH, styled, titled, unit
+from ktda.evaluation.drawing import BLUE, EDGE, GREEN, ORANGE, VERMILLION, WIDTH, plain_log, styled, titled, unit
 
 LINE = 0.29  # inches, of a row
 FAINT = "0.35"
@@ -150,6 +150,7 @@ def interval_widths(widths: pd.DataFrame, marks: Mapping[str, float], tiles: int
         tiles: vertical line: size of the published test set.
     """
     names, whats = list(widths["data"].unique()), list(widths["what"].unique())
+    sizes = sorted(widths["tiles"].unique())
     figure, panels = plt.subplots(1, len(names), figsize=(WIDTH, 4.2), layout="constrained", sharey=True, squeeze=False)
     for axes, data in zip(panels[0], names, strict=True):
         for number, what in enumerate(whats):
@@ -159,7 +160,9 @@ def interval_widths(widths: pd.DataFrame, marks: Mapping[str, float], tiles: int
             axes.axhline(100 * value, color=FAINT, linewidth=0.9, linestyle=":")
         _vertical(axes, tiles, f" {tiles}: the paper's grass", "left")
         axes.set(title=data, xlabel="tiles in the test set", xscale="log", yscale="log")
-        _plain(axes, sorted(widths["tiles"].unique()))
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        plain_log(axes.yaxis)
         axes.grid(alpha=0.3)
     for name, value in marks.items():
         place = {"transform": panels[0][-1].get_yaxis_transform(), "va": "center", "fontsize": 9, "color": FAINT}
@@ -208,12 +211,3 @@ def _vertical(axes: Axes, place: float, text: str, side: str) -> None:
     axes.axvline(place, color=FAINT, linewidth=0.9, linestyle=":")
     height = 0.95 if side == "left" else 0.02  # away from curves that fall, or rise
     axes.text(place, height, text, transform=axes.get_xaxis_transform(), ha=side, fontsize=9, color=FAINT)
-
-
-def _plain(axes: Axes, tiles: Sequence[int]) -> None:
-    """Plain numbers on both logarithmic axes."""
-    axes.set_xticks(tiles, [str(t) for t in tiles])
-    low, high = axes.get_ylim()
-    axes.set_yticks([v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if low <= v <= high])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.minorticks_off()
