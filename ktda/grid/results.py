@@ -37,7 +37,7 @@ class Published(NamedTuple):
         table: the table of the grid, as in its file.
         matrices: per-image matrices (images, K, K) of the reported split, by run id; rows = label.
         scenes: number of the scene of each image, (images,), by run id.
-        histories: a line per run and epoch: id, step, select_miou, losses.
+        histories: a line per run and evaluation: id, step, select_miou, losses of that epoch.
     """
 
     results: pd.DataFrame
@@ -130,7 +130,7 @@ def publish(out: Path | str, folder: Path | str) -> list[str]:
         scenes = [re.search(pattern, stem)[1] if pattern else stem for stem in stems]
         arrays[run_id] = _smallest(matrices)
         arrays[f"{run_id}_scenes"] = _smallest(np.unique(scenes, return_inverse=True)[1])
-        history = pd.read_csv(run / "history.csv")
+        history = pd.read_csv(run / "history.csv").dropna(subset="select_miou")
         losses = [name for name in history if name.startswith("loss_")]
         histories.append(history[["step", "select_miou", *losses]].assign(id=run_id))
     merged = pd.concat(histories, ignore_index=True)
