@@ -89,3 +89,42 @@ def test_dose_draws_a_line_per_model_over_scenes():
 @pytest.mark.parametrize("name", ["gates", "tuning", "rates", "study", "dose"])
 def test_the_tables_of_the_laboratory_are_sound(name: str):
     assert read_table(ROOT / "notebooks" / f"{name}.yaml").data == ("lab_grass", "lab_cloud")
+    assert f"[{name}.yaml]({name}.yaml)" in (ROOT / "notebooks" / "README.md").read_text()
+
+
+def verdicts_of(differences: pd.DataFrame) -> dict[str, set[tuple[str, str]]]:
+    """Data set and row by verdict."""
+    keys = list(zip(differences["data"], differences["row"], strict=True))
+    return pd.Series(keys).groupby(verdicts(differences).to_numpy()).agg(set).to_dict()
+
+
+def test_the_readme_says_what_the_published_ablations_say():
+    results = read_published(ROOT / "reports" / "published" / "ablations").results
+    said = " ".join((ROOT / "README.md").read_text().split())
+    assert (results["row"].nunique(), set(results.groupby(["data", "row"])["seed"].nunique())) == (20, {5})
+    assert "Twenty rows of [`notebooks/ablations.yaml`]" in said
+    assert "were run, on both simulated sets with five seeds" in said
+    found = verdicts_of(paired_differences(results, "ktda"))
+    assert found["holds"] == {("lab_grass", "teacher"), ("lab_cloud", "teacher")}
+    assert set(summarise(results).sort_values("mean").groupby("data")["row"].last()) == {"teacher"}
+    assert "the frozen teacher with a decoder, which is better than any student here" in said
+    assert found["suggested"] == {("lab_cloud", row) for row in ("other_image", "no_neck", "fmm_mlp")}
+    lower = paired_differences(results, "ktda").set_index(["data", "row"])["mean"]
+    assert (lower[list(found["suggested"])] < 0).all()
+    assert "three rows are suggested, all worse than the method: maps of another tile, no neck, MLP blocks" in said
+
+
+def test_the_readme_says_what_the_published_study_says():
+    results = read_published(ROOT / "reports" / "published" / "laboratory" / "study").results
+    said = " ".join((ROOT / "README.md").read_text().split())
+    rivals = {name: name for name in ("weight_0", "random_teacher", "other_image", "plain")}
+    claims, _ = laboratory.contrasts(results, "ktda", rivals)
+    assert "no lead survives the correction over all eight contrasts" in said
+    assert (len(claims), "holds" in verdicts_of(claims)) == (8, False)
+    means = claims.set_index(["row", "data"])["mean"].unstack()
+    assert (means.loc[["random_teacher", "other_image"]] > 0).all(axis=None)
+    assert (means.loc["plain"] < 0).all()
+    nearest = claims.loc[claims["p_holm"].idxmin()]
+    assert (nearest["row"], nearest["data"]) == ("other_image", "lab_cloud")
+    assert "(the nearest, over another tile's maps on cloud, just misses it)" in said
+    assert verdicts_of(paired_differences(results, "ktda"))["holds"] == {("lab_grass", "unlabelled")}

@@ -17,8 +17,6 @@ Jobs = Annotated[
     int | None, typer.Option(min=1, help="Runs at a time: 1, or what the profile says.", show_default=False)
 ]
 Out = Annotated[Path | None, typer.Option(help="Folder of the grid; runs/TABLE if not given.", show_default=False)]
-
-
 Profile = Annotated[str | None, typer.Option(help="Snakemake profile, such as one for SLURM.", show_default=False)]
 
 

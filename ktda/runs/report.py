@@ -113,9 +113,9 @@ def _run_one(path: Path, preset: str, build: Path) -> Result:
             "source_hash": source_hash(),
             "versions": versions(),
         }
-        before = json.loads(manifest.read_text()) if manifest.is_file() else {}
+        before = read_json(manifest) if manifest.is_file() else {}
         if wanted.items() <= before.items():
-            return Result(path.stem, status="unchanged", seconds=elapsed(read_json(manifest)), **about)
+            return Result(path.stem, status="unchanged", seconds=elapsed(before), **about)
         # Figures and runs of an earlier source must not be taken for this one's.
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
