@@ -8,12 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
+from ktda.baselines import BASELINES, Baseline, TeacherSegmenter
 from ktda.config import Config
 from ktda.errors import InputError
-from ktda.model import BASELINES, KTDA, Baseline, TeacherSegmenter
-from ktda.runs.record import read_json, write_json
-from ktda.runs.weights import load_strict, read_tensors
-from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD, Teacher
+from ktda.files import read_json, write_json
+from ktda.images import IMAGENET_MEAN, IMAGENET_STD
+from ktda.model import KTDA
+from ktda.teacher import Teacher
+from ktda.weights.tensors import load_strict, read_tensors
 
 FORMAT = 1
 _CLASSIFIERS = ("classifier", "segmentation_head")  # ours, SMP's

@@ -7,14 +7,9 @@ Source: KTDA, ICME 2025, section on knowledge transfer; the authors' released co
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
-    """The teacher's grid of an image padded at bottom and right: ``ceil(image / patch)``, 256 / 14 -> 19."""
-    return -(-height // patch), -(-width // patch)
+from ktda.images import resize
 
 
 class FeatureAlignment(nn.Module):
@@ -51,10 +46,3 @@ class FeatureAlignment(nn.Module):
         if x.shape[-2] * x.shape[-1] > grid[0] * grid[1]:
             return projection(resize(x, grid))  # (N, C_i, h, w) -> (N, D, h, w)
         return resize(projection(x), grid)  # (N, D, H_i, W_i) -> (N, D, h, w)
-
-
-def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Bilinear resizing without corner alignment and without antialiasing, the authors' everywhere."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

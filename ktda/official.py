@@ -15,8 +15,8 @@ from torch import Tensor
 from ktda.errors import InputError
 from ktda.model import KTDA
 from ktda.neck import AUTHORS_SCALES
-from ktda.runs.weights import read_tensors
 from ktda.teacher import Teacher
+from ktda.weights.tensors import read_tensors
 
 FMM_HEADS = 8
 PATCH = 14

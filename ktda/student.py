@@ -8,7 +8,7 @@ from pathlib import Path
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from ktda.runs.encoder import make_encoder
+from ktda.weights.encoder import make_encoder
 
 
 class Student(nn.Module):

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ktda.teacher import Teacher, channel_statistics, standardise
+from ktda.teacher import Teacher
 
 KEPT_BYTES = 2**29  # of maps in memory; what comes after that is computed each time
 
@@ -58,3 +58,34 @@ class Targets:
             if self._bytes + size <= KEPT_BYTES:
                 self._kept[key], self._bytes = maps, self._bytes + size
         return maps
+
+
+def channel_statistics(teacher: Teacher, batches: Iterable[Tensor]) -> list[Tensor]:
+    """Mean and standard deviation of every channel of every map over a set of images.
+
+    Args:
+        teacher: any teacher.
+        batches: images (N, 3, H, W) in [0, 1], all of the training set once.
+
+    Returns:
+        One (2, D) tensor per map: row 0 the means, row 1 the standard deviations (at least 1e-6), in fp32.
+    """
+    sums: list[Tensor] = []
+    for images in batches:
+        maps = [m.cpu().double() for m in teacher(images)]  # not every device knows float64
+        moments = [torch.stack((m.sum((0, 2, 3)), m.square().sum((0, 2, 3)))) for m in maps]  # (2, D)
+        counts = [m.numel() / m.shape[1] for m in maps]
+        if not sums:
+            sums, total = moments, counts
+        else:
+            sums = [a + b for a, b in zip(sums, moments, strict=True)]
+            total = [a + b for a, b in zip(total, counts, strict=True)]
+    if not sums:
+        raise ValueError("no images to take the teacher's statistics from")
+    means = [s / n for s, n in zip(sums, total, strict=True)]
+    return [torch.stack((m[0], (m[1] - m[0] ** 2).clamp(min=1e-12).sqrt())).float() for m in means]
+
+
+def standardise(maps: Sequence[Tensor], statistics: Sequence[Tensor]) -> list[Tensor]:
+    """Each channel minus its mean over its standard deviation, by fixed `channel_statistics`."""
+    return [(m - s[0].to(m).view(-1, 1, 1)) / s[1].to(m).view(-1, 1, 1) for m, s in zip(maps, statistics, strict=True)]

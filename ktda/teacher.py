@@ -6,7 +6,7 @@ residual streams but for the last, which passes the final norm; class (and regis
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,16 +15,15 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from ktda.errors import InputError
-from ktda.fam import patch_grid
-from ktda.runs.vision_transformer import check_plain, load_vision_transformer
-from ktda.runs.weights import WeightsRecord
+from ktda.images import IMAGENET_MEAN, IMAGENET_STD, patch_grid
+from ktda.weights.tensors import WeightsRecord
+from ktda.weights.vision_transformer import check_plain, load_vision_transformer
 
 NORMS = ("last", "all")
 RESAMPLES = ("timm", "authors")
 _LEVELS = 4
 # The authors' blocks; another depth takes the last block of each quarter.
 _AUTHORS_BLOCKS = {12: (2, 5, 8, 11), 24: (7, 11, 15, 23)}
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Teacher:
@@ -182,37 +181,6 @@ def default_blocks(depth: int) -> tuple[int, ...]:
     if depth < _LEVELS:
         raise InputError(f"a teacher of {depth} blocks cannot give {_LEVELS} maps; choose its blocks by hand")
     return _AUTHORS_BLOCKS.get(depth, tuple(math.ceil(depth * k / _LEVELS) - 1 for k in range(1, _LEVELS + 1)))
-
-
-def channel_statistics(teacher: Teacher, batches: Iterable[Tensor]) -> list[Tensor]:
-    """Mean and standard deviation of every channel of every map over a set of images.
-
-    Args:
-        teacher: any teacher.
-        batches: images (N, 3, H, W) in [0, 1], all of the training set once.
-
-    Returns:
-        One (2, D) tensor per map: row 0 the means, row 1 the standard deviations (at least 1e-6), in fp32.
-    """
-    sums: list[Tensor] = []
-    for images in batches:
-        maps = [m.cpu().double() for m in teacher(images)]  # not every device knows float64
-        moments = [torch.stack((m.sum((0, 2, 3)), m.square().sum((0, 2, 3)))) for m in maps]  # (2, D)
-        counts = [m.numel() / m.shape[1] for m in maps]
-        if not sums:
-            sums, total = moments, counts
-        else:
-            sums = [a + b for a, b in zip(sums, moments, strict=True)]
-            total = [a + b for a, b in zip(total, counts, strict=True)]
-    if not sums:
-        raise ValueError("no images to take the teacher's statistics from")
-    means = [s / n for s, n in zip(sums, total, strict=True)]
-    return [torch.stack((m[0], (m[1] - m[0] ** 2).clamp(min=1e-12).sqrt())).float() for m in means]
-
-
-def standardise(maps: Sequence[Tensor], statistics: Sequence[Tensor]) -> list[Tensor]:
-    """Each channel minus its mean over its standard deviation, by fixed `channel_statistics`."""
-    return [(m - s[0].to(m).view(-1, 1, 1)) / s[1].to(m).view(-1, 1, 1) for m, s in zip(maps, statistics, strict=True)]
 
 
 def _as_list(maps: Tensor | Sequence[Tensor]) -> list[Tensor]:

@@ -24,12 +24,13 @@ from ktda.data.stream import BatchStream, collate
 from ktda.data.tiles import Tiles
 from ktda.data.transforms import Augment
 from ktda.errors import InputError
+from ktda.files import read_json
+from ktda.images import normalise
 from ktda.losses import distillation_loss, segmentation_loss
-from ktda.model import normalise
 from ktda.optimisation import learning_rate, parameter_groups
 from ktda.runs.folder import check_folder, earlier_manifest, start_manifest
 from ktda.runs.progress import CHECKPOINT, Progress
-from ktda.runs.record import ended_by, read_json
+from ktda.runs.record import ended_by
 from ktda.seeding import derive_seed
 from ktda.targets import Targets
 from ktda.teacher import Teacher

@@ -5,7 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ktda.data.worlds import NAMES, make_world
+from ktda_lab.worlds import NAMES, make_world
 
 TILES = 96
 

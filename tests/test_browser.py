@@ -16,8 +16,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-
-from ktda.runs.report import build_report
+from ktda_lab.headless.report import build_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 playwright = pytest.importorskip("playwright.sync_api")

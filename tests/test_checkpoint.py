@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from ktda.errors import InputError
-from ktda.runs import weights
 from ktda.runs.checkpoint import load_checkpoint, save_checkpoint
+from ktda.weights import tensors as weights
 
 STATE = {"batch": 7, "best": 0.25, "history": [{"epoch": 1, "select_miou": None}], "sums": {"segmentation": 1.5}}
 

@@ -158,7 +158,7 @@ def test_make_passes_what_was_asked_and_keeps_the_plain_name_for_the_default(tmp
         calls.append((name, settings))
         return put_set(out)
 
-    monkeypatch.setitem(sys.modules, "ktda.data.worlds", types.SimpleNamespace(make_world=make_world))
+    monkeypatch.setitem(sys.modules, "ktda_lab.worlds", types.SimpleNamespace(make_world=make_world))
     assert run("make", "demo_cloud").exit_code == 0
     assert calls == [("demo_cloud", {})]  # the defaults, as on first use
     again = run("make", "demo_cloud")

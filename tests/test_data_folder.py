@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ktda_lab import worlds
 from PIL import Image
 from tiny_sets import CLASSES, SHARED, needs_dubai, needs_sample, put_image, put_mask, put_set, put_tile
 
-from ktda.data import builtin, worlds
+from ktda.data import builtin
 from ktda.data.folder import data_hash, open_data, read_image, read_mask
 from ktda.data.spec import default_palette
 from ktda.data.tiles import Tiles
@@ -273,7 +274,7 @@ def test_demo_sets_are_made_once_however_many_ask(own_data_root, monkeypatch):
         together.wait()  # both have seen that nothing is there
         return found
 
-    monkeypatch.setitem(sys.modules, "ktda.data.worlds", types.SimpleNamespace(make_world=make_world))
+    monkeypatch.setitem(sys.modules, "ktda_lab.worlds", types.SimpleNamespace(make_world=make_world))
     monkeypatch.setattr(builtin, "locate", locate_together)
     found = []
     threads = [threading.Thread(target=lambda: found.append(open_data("demo_cloud"))) for _ in range(2)]

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from ktda.build import load_model
 from ktda.data.folder import open_data
 from ktda.errors import InputError
-from ktda.evaluation import evaluate
-from ktda.evaluation.evaluate import confusions, evaluate_run, save_confusions
-from ktda.model import normalise
-from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD
+from ktda.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from ktda.scores import evaluate
+from ktda.scores.evaluate import confusions, evaluate_run, save_confusions
 
 
 class Brightest(nn.Module):
@@ -44,7 +43,7 @@ def expected(tile_set, split: str) -> np.ndarray:
 
 @pytest.mark.parametrize("pixels", [1, 2 * 40 * 40, 2**16])
 def test_matrices_come_in_the_order_of_the_pairs(tiny_set: Path, pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ktda.evaluation.evaluate.BATCH_PIXELS", pixels)
+    monkeypatch.setattr("ktda.scores.evaluate.BATCH_PIXELS", pixels)
     tile_set = open_data(tiny_set)
     pairs = tile_set.pairs("train")
     found = confusions(Brightest(), tile_set, pairs).numpy()

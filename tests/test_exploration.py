@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from ktda_lab.tiles import exploration
+from ktda_lab.tiles.exploration import ColourModel, Look
 from tiny_sets import put_set
 
 from ktda.data.folder import TileSet, open_data
-from ktda.evaluation import exploration
-from ktda.evaluation.exploration import ColourModel, Look
 
 GREY, NOISE = np.full((8, 8, 3), 100, np.uint8), np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
@@ -129,7 +129,7 @@ def test_nearest_tiles_find_copies_of_another_size():
 
 def test_figures_draw_what_was_measured(tile_set):
     pytest.importorskip("matplotlib")
-    from ktda.evaluation import data_figures as figures
+    from ktda_lab.tiles import data_figures as figures
 
     mask = np.array([[0, 0, 0, 1, 1, 1]])
     distance = exploration.border_distance(mask)

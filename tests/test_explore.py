@@ -11,14 +11,9 @@ import torch.nn.functional as F
 
 pytest.importorskip("matplotlib")
 
-import matplotlib.pyplot as plt
-from PIL import Image
-
 import ktda.explore
-from ktda.data.folder import TileSet
-from ktda.errors import InputError
-from ktda.explore.features import FeatureExplorer, padding_figure
-from ktda.explore.predictions import (
+import matplotlib.pyplot as plt
+from ktda_lab.explorers.predictions import (
     AGREE,
     NEITHER,
     ONLY_FIRST,
@@ -27,7 +22,12 @@ from ktda.explore.predictions import (
     disagreement,
     swipe,
 )
-from ktda.explore.tokens import attention, linear_cka, patch_coverage, queries_keys_values
+from ktda_lab.features.explorer import FeatureExplorer, padding_figure
+from ktda_lab.features.tokens import attention, linear_cka, patch_coverage, queries_keys_values
+from PIL import Image
+
+from ktda.data.folder import TileSet
+from ktda.errors import InputError
 from ktda.teacher import Teacher
 
 
@@ -176,7 +176,7 @@ def test_prediction_figure(runs):
 
 @pytest.mark.parametrize("kind", ["feature", "prediction"])
 def test_every_control_changes_the_picture_and_back(kind, explorer, runs):
-    widgets = pytest.importorskip("ktda.explore.widgets")
+    widgets = pytest.importorskip("ktda_lab.explorers.widgets")
     made = widgets.feature_explorer(explorer) if kind == "feature" else widgets.prediction_explorer(runs)
     assert f"ktda-{kind}-explorer" in made._dom_classes
     assert made.children == (made.children[0], made.picture)
@@ -192,7 +192,7 @@ def test_every_control_changes_the_picture_and_back(kind, explorer, runs):
 
 
 def test_without_a_front_end_the_output_is_the_picture(runs):
-    widgets = pytest.importorskip("ktda.explore.widgets")
+    widgets = pytest.importorskip("ktda_lab.explorers.widgets")
     made = widgets.prediction_explorer(runs)
     bundle = made._repr_mimebundle_()
     assert base64.b64decode(bundle["image/png"]) == made.picture.value

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ktda.fam import FeatureAlignment, patch_grid, resize
+from ktda.fam import FeatureAlignment
+from ktda.images import patch_grid, resize
 
 CHANNELS = (4, 6, 8, 10)
 

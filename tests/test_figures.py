@@ -12,13 +12,13 @@ import torch
 pytest.importorskip("matplotlib")
 
 import matplotlib.pyplot as plt
+from ktda_lab import figures
+from ktda_lab.drawing import RIGHT, UNLABELLED, WRONG, colour_mask, count_pixels, pca_rgb
 from PIL import Image
 
 import ktda
 from ktda.data.folder import TileSet
-from ktda.evaluation import figures
-from ktda.evaluation.drawing import RIGHT, UNLABELLED, WRONG, colour_mask, count_pixels, pca_rgb
-from ktda.evaluation.metrics import scores
+from ktda.scores.metrics import scores
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
@@ -231,7 +231,7 @@ def test_a_figure_needs_a_caption_and_a_plain_name(tmp_path, tile_set, tiles):
 
 def test_no_other_module_imports_what_needs_matplotlib():
     package = Path(ktda.__file__).parent
-    drawn = {"ktda.evaluation.figures", "ktda.evaluation.drawing", "matplotlib", "pandas"}
+    drawn = {"ktda_lab.figures", "ktda_lab.drawing", "matplotlib", "pandas"}
     evaluates = {"drawing", "tables", "statistics", "results", "headline", "laboratory", "pitfalls", "published"}
     for path in package.rglob("*.py"):
         if path.stem.endswith("figures") or path.stem in evaluates or path.parent.name == "explore":

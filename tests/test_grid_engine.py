@@ -9,23 +9,23 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import ktda_lab.grid.engine as engine
+import ktda_lab.grid.execute as execute_module
+import ktda_lab.grid.plan as plan
+import ktda_lab.grid.view as view_module
 import pytest
+from ktda_lab.grid.execute import run_serially
+from ktda_lab.grid.plan import LOCK, RUNS, hash_data, plan_runs, read_plan, state, take, take_first, write_plan
+from ktda_lab.grid.results import read_results
+from ktda_lab.grid.table import read_table
+from ktda_lab.grid.view import at_a_time, duration, teller, time_left, view
 from tiny_grids import FINE, FLAKY, write_stand_in, write_table
 
-import ktda.grid.engine as engine
-import ktda.grid.execute as execute_module
-import ktda.grid.plan as plan
-import ktda.grid.view as view_module
 from ktda.cli.main import main
 from ktda.config import make_config
 from ktda.data.folder import data_hash, open_data
 from ktda.errors import InputError
-from ktda.grid.execute import run_serially
-from ktda.grid.plan import LOCK, RUNS, hash_data, plan_runs, read_plan, state, take, take_first, write_plan
-from ktda.grid.results import read_results
-from ktda.grid.table import read_table
-from ktda.grid.view import at_a_time, duration, teller, time_left, view
-from ktda.runs.record import content_hash
+from ktda.files import content_hash
 
 
 @pytest.fixture

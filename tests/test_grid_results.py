@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ktda_lab.grid.plan import Run
+from ktda_lab.grid.results import COLUMNS, collect, publish, read_published, read_results, write_results
 from tiny_runs import TINY, make_set, manifest_of, tiny
 from torch import nn
 
 from ktda.cli.main import main
 from ktda.errors import InputError
-from ktda.grid.plan import Run
-from ktda.grid.results import COLUMNS, collect, publish, read_published, read_results, write_results
 from ktda.runs.folder import inference_gflops
 from ktda.training import train
 
@@ -213,7 +213,7 @@ def test_the_command_publishes_what_it_ran(grid, tmp_path, monkeypatch, capsys):
     table.write_text(
         "question: which?\npreset: smoke\nbaseline: full\nrows: [{name: full, group: method}]\ndata: [d]\n"
     )
-    monkeypatch.setattr("ktda.grid.engine.run_grid", lambda *a, **k: [])
+    monkeypatch.setattr("ktda_lab.grid.engine.run_grid", lambda *a, **k: [])
     monkeypatch.setattr("sys.argv", ["ktda", "grid", str(table), "--out", str(grid), "--publish", str(tmp_path / "p")])
     with pytest.raises(SystemExit) as caught:
         main()
@@ -230,7 +230,7 @@ def test_what_failed_is_left_out_of_what_is_published(copy, tmp_path, monkeypatc
     plan = json.loads((copy / "plan.json").read_text())
     failed = Run("a" * 12, "t", "full", "method", plan["runs"][0]["data"], 1, "smoke", (), False, "", "", "")
     (copy / "plan.json").write_text(json.dumps(plan | {"runs": [*plan["runs"], asdict(failed)]}))
-    monkeypatch.setattr("ktda.grid.engine.run_grid", lambda *a, **k: [failed])
+    monkeypatch.setattr("ktda_lab.grid.engine.run_grid", lambda *a, **k: [failed])
     monkeypatch.setattr("sys.argv", ["ktda", "grid", str(table), "--out", str(copy), "--publish", str(tmp_path / "p")])
     with pytest.raises(SystemExit) as caught:
         main()

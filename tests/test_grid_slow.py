@@ -8,13 +8,12 @@ import sys
 import time
 from pathlib import Path
 
+import ktda_lab.grid.engine as engine
 import pytest
+from ktda_lab.grid.plan import LOCK, RUNS, read_plan, state, take
+from ktda_lab.grid.results import read_results
+from ktda_lab.grid.table import read_table
 from tiny_grids import CHATTY, DEAD, FINE, FLAKY, FULL, HANG, ORPHAN, start_grid, write_stand_in, write_table
-
-import ktda.grid.engine as engine
-from ktda.grid.plan import LOCK, RUNS, read_plan, state, take
-from ktda.grid.results import read_results
-from ktda.grid.table import read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

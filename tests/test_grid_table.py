@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ktda_lab.grid.table import read_table, select
 
 from ktda.errors import InputError
-from ktda.grid.table import read_table, select
 
 GOOD = """
 question: does the FMM help?

@@ -4,9 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
-
-from ktda.evaluation.measures import (
+from ktda_lab.modules.measures import (
     align_only,
     block_attention,
     fmm_cost,
@@ -16,6 +14,8 @@ from ktda.evaluation.measures import (
     signal_through,
     transfer_terms,
 )
+from torch.utils.flop_counter import FlopCounterMode
+
 from ktda.fmm import FeatureModulation
 from ktda.model import KTDA
 

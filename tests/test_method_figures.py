@@ -8,10 +8,9 @@ import torch
 pytest.importorskip("matplotlib")
 
 import matplotlib.pyplot as plt
+from ktda_lab.drawing import pca_rgb
+from ktda_lab.modules import method_figures
 from matplotlib.figure import Figure
-
-from ktda.evaluation import method_figures
-from ktda.evaluation.drawing import pca_rgb
 
 
 def drawn(figure: Figure) -> Figure:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from ktda.evaluation.metrics import confusion_matrices, scores
+from ktda.scores.metrics import confusion_matrices, scores
 
 # rows = label: 10 pixels of class 0, 10 of class 1
 TWO = torch.tensor([[8, 2], [4, 6]])

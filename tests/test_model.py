@@ -6,13 +6,15 @@ import pytest
 import torch
 from torch import nn
 
+from ktda.baselines import BASELINES, Baseline, TeacherSegmenter
 from ktda.build import build, load_model, save_config
 from ktda.errors import InputError
+from ktda.images import normalise
 from ktda.losses import distillation_loss, segmentation_loss
-from ktda.model import BASELINES, KTDA, Baseline, TeacherSegmenter, normalise
+from ktda.model import KTDA
 from ktda.optimisation import parameter_groups
-from ktda.runs.weights import save_tensors
 from ktda.teacher import Teacher
+from ktda.weights.tensors import save_tensors
 
 PARTS = ("student", "fam", "neck", "fmm", "decode_head", "auxiliary_head")
 

@@ -8,15 +8,15 @@ import sys
 import time
 from pathlib import Path
 
+import ktda_lab.headless.notebook as wrapper
 import pytest
 import typer
+from ktda_lab.commands.notebook import NotebookCommand, notebook, report
+from ktda_lab.headless.notebook import NotebookFailed, find_notebook, read_notebook, run_notebook
+from ktda_lab.headless.parameters import check_values, declared_parameters, values_from_text
 from typer.testing import CliRunner
 
-import ktda.runs.notebook as wrapper
-from ktda.cli.notebook import NotebookCommand, notebook, report
 from ktda.errors import InputError
-from ktda.runs.notebook import NotebookFailed, find_notebook, read_notebook, run_notebook
-from ktda.runs.parameters import check_values, declared_parameters, values_from_text
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("papermill")
@@ -357,7 +357,7 @@ def test_the_kernel_ends_with_the_wrapper(tmp_path, name):
         "open('pids.part', 'w').write(f'{os.getpid()} {child.pid}')\nos.replace('pids.part', 'pids')\n"
         "time.sleep(300)",
     )
-    code = f"from ktda.runs.notebook import run_notebook; run_notebook({str(source)!r}, {{}}, 'out.ipynb')"
+    code = f"from ktda_lab.headless.notebook import run_notebook; run_notebook({str(source)!r}, {{}}, 'out.ipynb')"
     wrapped = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
     pids = tmp_path / "pids"
     try:

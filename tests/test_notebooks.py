@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ktda_lab.headless.notebook import read_notebook, run_notebook
 from published_grid import make_published
 
 from ktda.errors import InputError
-from ktda.runs.notebook import read_notebook, run_notebook
 
 pytest.importorskip("papermill")
 nbformat = pytest.importorskip("nbformat")

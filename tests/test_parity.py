@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from conftest import PARITY_SETS
 from torch import Tensor, nn
 
+from ktda.images import normalise
 from ktda.losses import cross_entropy, distillation_loss, kl_divergence
-from ktda.model import normalise
 from ktda.official import TEACHER_PREFIX, export_names, load_checkpoint, load_teacher
 from ktda.optimisation import is_exempt_from_decay
-from ktda.runs.weights import read_tensors
 from ktda.teacher import Teacher
+from ktda.weights.tensors import read_tensors
 
 MAPS, LOSS = 1e-4, 1e-5  # absolute, relative
 

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from ktda_lab.tiles.polygons import GRASS_LEVELS, Polygon, rasterise
 
-from ktda.data.polygons import GRASS_LEVELS, Polygon, rasterise
 from ktda.errors import InputError
 
 LEFT = Polygon("high", [(0, 0), (2, 0), (2, 3), (0, 3)])  # columns 0 to 2

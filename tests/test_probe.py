@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-
-from ktda.evaluation.probe import class_shares_per_patch, linear_probe, raw_patches
+from ktda_lab.features.probe import class_shares_per_patch, linear_probe, raw_patches
 
 
 def make(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,13 +5,14 @@ import tomllib
 import numpy as np
 import pandas as pd
 import pytest
+from ktda_lab.ablations.statistics import draw_miou, mean_iou, paired_differences
+from ktda_lab.grid.results import read_published
+from ktda_lab.paper import pitfalls, published, published_figures
 from published_grid import draw_matrices, make_published
 
-from ktda.data.builtin import built_in_spec, project_root
+from ktda.data.builtin import built_in_spec
 from ktda.errors import InputError
-from ktda.evaluation import pitfalls, published, published_figures
-from ktda.evaluation.statistics import draw_miou, mean_iou, paired_differences
-from ktda.grid.results import read_published
+from ktda.files import project_root
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ from tiny_runs import tiny
 
 import ktda
 from ktda.errors import InputError
+from ktda.files import content_hash, write_beside, write_json
 from ktda.runs import record
 from ktda.runs.folder import check_folder, earlier_manifest
-from ktda.runs.record import Manifest, content_hash, ended_by, source_hash, versions, write_beside, write_json
+from ktda.runs.record import Manifest, ended_by, source_hash, versions
 
 
 def test_a_manifest_says_how_a_run_began_and_ended(tmp_path: Path) -> None:

@@ -5,18 +5,19 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import ktda_lab.headless.report as module
 import pandas as pd
 import pytest
+from ktda_lab.headless.headline import read_headline
+from ktda_lab.headless.notebook import read_notebook
+from ktda_lab.headless.page import notebook_page
+from ktda_lab.headless.publish import publish_report
+from ktda_lab.headless.report import build_report, notebook_parameters
 from published_grid import make_published
 
-import ktda.runs.report as module
 from ktda.errors import InputError
-from ktda.runs.headline import read_headline
-from ktda.runs.notebook import read_notebook
-from ktda.runs.page import notebook_page
-from ktda.runs.publish import publish_report
-from ktda.runs.record import now, versions, write_json
-from ktda.runs.report import build_report, notebook_parameters
+from ktda.files import now, write_json
+from ktda.runs.record import versions
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("papermill")

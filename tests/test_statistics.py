@@ -5,12 +5,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from published_grid import draw_matrices, make_published
-from scipy import stats
-
-from ktda.errors import InputError
-from ktda.evaluation.metrics import scores
-from ktda.evaluation.statistics import (
+from ktda_lab.ablations.statistics import (
     bootstrap_difference,
     bootstrap_table,
     compare_noise,
@@ -25,7 +20,12 @@ from ktda.evaluation.statistics import (
     t_interval,
     verdicts,
 )
-from ktda.grid.results import read_published
+from ktda_lab.grid.results import read_published
+from published_grid import draw_matrices, make_published
+from scipy import stats
+
+from ktda.errors import InputError
+from ktda.scores.metrics import scores
 
 
 @pytest.fixture(autouse=True)

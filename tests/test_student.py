@@ -8,8 +8,8 @@ from safetensors.torch import save_file
 from timm.layers import LayerNorm2d
 
 from ktda.errors import InputError
-from ktda.runs.encoder import make_encoder
 from ktda.student import Student
+from ktda.weights.encoder import make_encoder
 
 SMALL = {"dims": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ktda.targets import Targets
-from ktda.teacher import Teacher, standardise
+from ktda.targets import Targets, standardise
+from ktda.teacher import Teacher
 
 CPU = torch.device("cpu")
 

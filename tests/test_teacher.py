@@ -12,9 +12,11 @@ from torch import nn
 
 import ktda.teacher
 from ktda.errors import InputError
+from ktda.images import IMAGENET_MEAN, IMAGENET_STD
 from ktda.losses import distillation_loss
-from ktda.runs.vision_transformer import METADATA_KEY
-from ktda.teacher import IMAGENET_MEAN, IMAGENET_STD, Teacher, channel_statistics, default_blocks, standardise
+from ktda.targets import channel_statistics, standardise
+from ktda.teacher import Teacher, default_blocks
+from ktda.weights.vision_transformer import METADATA_KEY
 
 SIZES = {"img_size": 56, "patch_size": 14, "embed_dim": 24, "depth": 4, "num_heads": 2, "num_classes": 0}
 

@@ -23,14 +23,16 @@ from ktda.data.stream import BatchStream, collate
 from ktda.data.tiles import Tiles
 from ktda.data.transforms import Augment
 from ktda.errors import InputError
-from ktda.evaluation.metrics import scores
+from ktda.files import content_hash
+from ktda.images import normalise
 from ktda.losses import distillation_loss, segmentation_loss
-from ktda.model import KTDA, normalise
+from ktda.model import KTDA
 from ktda.optimisation import learning_rate, parameter_groups
-from ktda.runs import progress, weights
-from ktda.runs.record import content_hash
+from ktda.runs import progress
+from ktda.scores.metrics import scores
 from ktda.teacher import Teacher
 from ktda.training import Trainer, train
+from ktda.weights import tensors as weights
 
 # Everything that draws: drop path, dropout, flips, rotations, crops, distortion; and the teacher's statistics.
 RANDOM = {"student_drop_path": 0.3, "dropout": 0.3, "standardise": True}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiny_runs import as_options, make_set, manifest_of, results_of
 
-from ktda.evaluation.evaluate import evaluate_run
+from ktda.scores.evaluate import evaluate_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).resolve().parents[1]

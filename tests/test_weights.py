@@ -20,13 +20,13 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-import ktda.runs.weights as weights
+import ktda.weights.tensors as weights
 from ktda.errors import InputError
-from ktda.runs.encoder import make_encoder
-from ktda.runs.record import file_sha256
-from ktda.runs.weights import hub_file, read_metadata, read_tensors, save_tensors
+from ktda.files import file_sha256
 from ktda.student import Student
 from ktda.teacher import Teacher
+from ktda.weights.encoder import make_encoder
+from ktda.weights.tensors import hub_file, read_metadata, read_tensors, save_tensors
 
 REPO = "someone/tiny-vit"
 CHANGES = {"embed_dim": 24, "depth": 4, "num_heads": 2, "img_size": 32}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from ktda_lab.worlds import clouds, grass, make_world, render_scene, render_views, terrain_seed
+from ktda_lab.worlds.conditions import RANGES, draw_conditions
+from ktda_lab.worlds.fields import _double, blur, fractal, lines, rng_of, sample, streaks
 from PIL import Image
 
-from ktda.data.worlds import clouds, grass, make_world, render_scene, render_views, terrain_seed
-from ktda.data.worlds.conditions import RANGES, draw_conditions
-from ktda.data.worlds.fields import _double, blur, fractal, lines, rng_of, sample, streaks
 from ktda.errors import InputError
 
 NAMES = ("demo_grass", "demo_cloud")

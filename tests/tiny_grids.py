@@ -23,7 +23,8 @@ from pathlib import Path
 
 from ktda.config import make_config
 from ktda.data.folder import data_hash, open_data
-from ktda.runs.record import Manifest, content_hash, write_json
+from ktda.runs.record import Manifest
+from ktda.files import content_hash, write_json
 
 out, config = Path(OUT), make_config(PRESET, [*OVERRIDES, f"seed={{SEED}}"], DATA)
 out.mkdir(exist_ok=True)
@@ -89,7 +90,7 @@ def start_grid(
     table: Path, *words: str, notebook: Path | None = None, prefix: str = "", **environment: str
 ) -> subprocess.Popen:
     """``ktda grid TABLE WORDS...`` in the table's folder, with a stand-in notebook."""
-    patch = f"import ktda.grid.engine as e; e.run_grid.__kwdefaults__['notebook'] = {str(notebook)!r}; "
+    patch = f"import ktda_lab.grid.engine as e; e.run_grid.__kwdefaults__['notebook'] = {str(notebook)!r}; "
     code = f"import sys; {patch if notebook else ''}from ktda.cli.main import main; main()"
     command = [sys.executable, "-c", code, "grid", str(table), *words]
     if prefix:

@@ -81,8 +81,9 @@ def make(
     out: Out = None,
 ) -> None:
     """Simulate a data set that needs no download."""
+    from ktda_lab.worlds import make_world
+
     from ktda.data import builtin
-    from ktda.data.worlds import make_world
 
     if out is None and (world, tiles, size, seed) == ("target", 96, 128, 0):  # the one that the name stands for
         root = builtin.make_demo(name)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from ktda_lab.commands.grid import grid, status
+from ktda_lab.commands.notebook import NotebookCommand, notebook, report
 
 import ktda
 from ktda.cli import data as data_commands
-from ktda.cli.grid import grid, status
-from ktda.cli.notebook import NotebookCommand, notebook, report
 from ktda.errors import InputError
 
 app = typer.Typer(
@@ -92,11 +92,11 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="Also write the scores to this json file.")] = None,
 ) -> None:
     """Score a finished RUN on a split; prints a table."""
-    from ktda.evaluation.evaluate import evaluate_run
+    from ktda.scores.evaluate import evaluate_run
 
     result = evaluate_run(run, data, split)
     if out:
-        from ktda.runs.record import write_json
+        from ktda.files import write_json
 
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)

@@ -7,8 +7,8 @@ from typing import Any
 
 import filelock
 
-import ktda
 from ktda.data.spec import read_spec
+from ktda.files import data_root, project_root
 
 DOWNLOADS = ("grass", "cloud")
 # Simulated sets, made on first use: the arguments of `make_world`. The laboratory's sets hold many scenes, so that
@@ -22,17 +22,6 @@ DEMOS: dict[str, dict[str, Any]] = {
 }
 SAMPLE = "l8_biome_sample"
 NAMES = (*DOWNLOADS, SAMPLE, *DEMOS)
-
-
-def project_root() -> Path:
-    """The checkout that the package runs from, or the working directory where it was installed without one."""
-    checkout = Path(ktda.__file__).resolve().parent.parent
-    return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
-
-
-def data_root() -> Path:
-    """The folder for data sets: ``$KTDA_DATA``, or ``data`` in the checkout or working directory."""
-    return Path(os.environ.get("KTDA_DATA") or project_root() / "data").expanduser().absolute()
 
 
 def spec_file(name: str) -> Path:
@@ -66,7 +55,7 @@ def how_to_get(name: str) -> str:
 
 def make_demo(name: str) -> Path:
     """Simulate a demo set where `locate` finds it; of two processes that want to, one waits for the other."""
-    from ktda.data.worlds import make_world  # simulating needs more imports than reading
+    from ktda_lab.worlds import make_world  # simulating needs more imports than reading
 
     root = data_root() / name
     root.parent.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from ktda.data import builtin
 from ktda.data.spec import FILE
 from ktda.errors import InputError
-from ktda.runs.record import file_sha256, now, write_json
+from ktda.files import file_sha256, now, write_json
 
 RECORD = "fetched.json"
 HUB = "https://huggingface.co"

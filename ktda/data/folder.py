@@ -18,7 +18,7 @@ from PIL import Image
 from ktda.data import builtin
 from ktda.data.spec import FILE, default_palette, read_spec
 from ktda.errors import InputError
-from ktda.runs.record import file_sha256
+from ktda.files import file_sha256
 
 SUFFIXES = {"img_dir": (".png", ".jpg", ".jpeg", ".tif", ".tiff"), "ann_dir": (".png",)}
 SPLIT_ORDER = ("train", "val", "test")

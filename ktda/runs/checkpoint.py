@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ktda.errors import InputError
-from ktda.runs.weights import load_strict, read_metadata, read_tensors, save_tensors
+from ktda.weights.tensors import load_strict, read_metadata, read_tensors, save_tensors
 
 NAME = "checkpoint.safetensors"
 

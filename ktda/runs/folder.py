@@ -11,7 +11,8 @@ from ktda.config import Config
 from ktda.data.folder import TileSet, data_hash, open_data, read_image
 from ktda.data.protocol import Splits
 from ktda.errors import InputError
-from ktda.runs.record import Manifest, content_hash, machine, now, read_json
+from ktda.files import content_hash, now, read_json
+from ktda.runs.record import Manifest, machine
 from ktda.teacher import Teacher
 
 

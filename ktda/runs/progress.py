@@ -17,13 +17,13 @@ from ktda.config import Config
 from ktda.data.folder import Pair, TileSet
 from ktda.data.protocol import Splits
 from ktda.errors import InputError
-from ktda.evaluation.evaluate import confusions, save_confusions
-from ktda.evaluation.metrics import scores
+from ktda.files import write_beside, write_json
 from ktda.optimisation import learning_rate
 from ktda.runs.checkpoint import NAME as CHECKPOINT
 from ktda.runs.checkpoint import load_checkpoint, save_checkpoint
-from ktda.runs.record import write_beside, write_json
-from ktda.runs.weights import read_tensors, save_tensors
+from ktda.scores.evaluate import confusions, save_confusions
+from ktda.scores.metrics import scores
+from ktda.weights.tensors import read_tensors, save_tensors
 
 
 class Progress:

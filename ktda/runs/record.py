@@ -6,7 +6,6 @@ Written when a run starts, completed when it ends, also when it fails; always re
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 import signal
@@ -14,53 +13,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import ktda
+from ktda.files import PACKAGE, now, write_json
 
-PACKAGE = Path(ktda.__file__).parent
 _LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "accelerate", "torchmetrics", "numpy")
-
-
-def write_beside(path: Path, text: str) -> None:
-    """Write a text file beside its name, then put it there in one step."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write json beside its name, then put it there in one step; NaN is an error."""
-    write_beside(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A json file as a dictionary."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def file_sha256(path: Path | str) -> str:
-    """SHA-256 of a file, streamed."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def now() -> str:
-    """The time as ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def elapsed(manifest: Mapping[str, Any]) -> float:
     """Seconds from start to end of a manifest that was completed."""
     return (datetime.fromisoformat(manifest["end"]) - datetime.fromisoformat(manifest["start"])).total_seconds()
-
-
-def content_hash(content: Any) -> str:
-    """SHA-256 of plain values: the same settings give the same hash."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 @cache

@@ -1,1 +1,0 @@
-"""Scores from one confusion matrix, evaluation of a run, and figures."""

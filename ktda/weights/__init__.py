@@ -1,0 +1,1 @@
+"""Pretrained weights: read, fetched, and put into encoders and vision transformers."""

@@ -1,0 +1,1 @@
+"""Statistics, tables and figures of runs over seeds (notebooks 06 and 11)."""

@@ -1,0 +1,1 @@
+"""Widgets to turn by hand (notebooks 00 and 02)."""

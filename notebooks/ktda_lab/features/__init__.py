@@ -1,0 +1,1 @@
+"""What a teacher sees (notebooks 02 and 04)."""

@@ -1,0 +1,1 @@
+"""Notebooks without a browser: parameters, kernel, one run, all of them."""

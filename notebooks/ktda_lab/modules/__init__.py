@@ -1,0 +1,1 @@
+"""The modules step by step (notebooks 03 and 04)."""

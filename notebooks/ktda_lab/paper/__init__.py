@@ -1,0 +1,1 @@
+"""The paper's tables, read with care (notebook 08)."""

@@ -1,0 +1,1 @@
+"""How the shipped teacher and student learned, without labels (notebook 10)."""
