@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 pytest.importorskip("matplotlib")
 
-import ktda.explore
+import ktda_lab
 import matplotlib.pyplot as plt
 from ktda_lab.explorers.predictions import (
     AGREE,
@@ -201,5 +201,5 @@ def test_without_a_front_end_the_output_is_the_picture(runs):
 
 
 def test_the_logic_needs_no_widgets():
-    folder = Path(ktda.explore.__file__).parent
-    assert [path.name for path in folder.glob("*.py") if "ipywidgets" in path.read_text()] == ["widgets.py"]
+    folder = Path(ktda_lab.__file__).parent
+    assert [path.name for path in folder.rglob("*.py") if "ipywidgets" in path.read_text()] == ["widgets.py"]

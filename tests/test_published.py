@@ -71,7 +71,7 @@ def test_rendered_rows_leave_open_what_is_not_known():
 
 def test_the_file_is_part_of_the_package():
     listed = tomllib.loads((project_root() / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert published.FILE.name in listed["ktda.evaluation"]
+    assert published.FILE.name in listed["ktda_lab.paper"]
 
 
 # F1 and accuracy
