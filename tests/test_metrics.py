@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_jaccard_index
 
-from ktda.scores.metrics import confusion_matrices, scores
+from ktda.scores.metrics import confusion_matrices, mean_f1, mean_iou, scores
 
 # rows = label: 10 pixels of class 0, 10 of class 1
 TWO = torch.tensor([[8, 2], [4, 6]])
@@ -58,6 +58,15 @@ def test_nothing_labelled_is_undefined_and_still_json() -> None:
     found = scores(torch.zeros(3, 3, dtype=torch.long))
     assert found["miou"] is found["overall_accuracy"] is found["mean_f1"] is None
     json.dumps(found, allow_nan=False)
+
+
+def test_means_of_many_matrices_are_those_of_each() -> None:
+    matrices = torch.randint(0, 99, (2, 5, 3, 3), generator=torch.Generator().manual_seed(0))
+    matrices[0, 2, 2] = matrices[0, 2, :, 2] = 0  # a class that is absent
+    each = [scores(matrix) for matrix in matrices.flatten(0, 1)]
+    assert mean_iou(matrices).flatten().tolist() == [found["miou"] for found in each]
+    assert mean_f1(matrices).flatten().tolist() == [found["mean_f1"] for found in each]
+    assert mean_iou(torch.zeros(2, 2)).isnan()
 
 
 def test_counts_of_a_large_test_set_stay_exact() -> None:

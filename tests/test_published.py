@@ -5,7 +5,8 @@ import tomllib
 import numpy as np
 import pandas as pd
 import pytest
-from ktda_lab.ablations.statistics import draw_miou, mean_iou, paired_differences
+import torch
+from ktda_lab.ablations.statistics import draw_miou, paired_differences
 from ktda_lab.grid.results import read_published
 from ktda_lab.paper import pitfalls, published, published_figures
 from published_grid import draw_matrices, make_published
@@ -13,6 +14,7 @@ from published_grid import draw_matrices, make_published
 from ktda.data.builtin import built_in_spec
 from ktda.errors import InputError
 from ktda.files import project_root
+from ktda.scores.metrics import mean_iou
 
 
 @pytest.fixture(scope="module")
@@ -211,4 +213,5 @@ def test_figures_show_what_they_are_given(grid):
     assert lines[0].get_ydata() == pytest.approx(100 * widths["half_width"].iloc[:2].to_numpy())
     curve = published_figures.selection_optimism((1, 100), {"a": np.array([0, 0.02])}, 100)
     assert curve.axes[0].lines[0].get_ydata().tolist() == [0, 2]
-    assert mean_iou(grid.matrices[grid.results["id"].iloc[0]].sum(0)) == pytest.approx(grid.results["miou"].iloc[0])
+    first = torch.from_numpy(grid.matrices[grid.results["id"].iloc[0]].sum(0))
+    assert float(mean_iou(first)) == pytest.approx(grid.results["miou"].iloc[0])

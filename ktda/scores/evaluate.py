@@ -1,7 +1,6 @@
-"""Evaluate a segmenter on tiles: whole images, one confusion matrix per image, scores of their sum."""
+"""Evaluate a segmenter on tiles: whole images, one confusion matrix each, scores of their sum."""
 
 import itertools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,13 +9,16 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from ktda.build import load_model
 from ktda.data.folder import Pair, TileSet, open_data
 from ktda.data.tiles import Tiles
 from ktda.errors import InputError
+from ktda.files import read_json
 from ktda.images import normalise
 from ktda.scores.metrics import confusion_matrices, scores
 
-BATCH_PIXELS = 2**16  # of one pass: 16 tiles of 64 px, 4 of 128 px, and single images from 182 px on
+# Pixels of one pass: 16 tiles of 64 px, 4 of 128 px, and single images from 182 px on.
+BATCH_PIXELS = 2**16
 
 
 @torch.inference_mode()
@@ -31,9 +33,10 @@ def confusions(
     """Confusion matrix of every image, in the order of the pairs.
 
     Args:
-        model: called with normalised (N, 3, H, W); put into eval mode, and back into the mode that it had.
+        model: called with normalised (N, 3, H, W); put into eval mode, and back into its own.
         tile_set: the data, with its ignore index.
-        pairs: the images, of any sizes; small ones that follow each other and share a size go together.
+        pairs: the images, of any sizes; small ones that follow each other and share a size go
+            together.
         device: of the model.
         rank, world: this process and how many share the images; every process gets every matrix.
 
@@ -42,23 +45,27 @@ def confusions(
     """
     training = model.training
     model.eval()
-    tiles, mine = Tiles(tile_set, pairs), list(range(rank, len(pairs), world))
+    tiles = Tiles(tile_set, pairs)
+    mine = range(rank, len(pairs), world)
     found: list[tuple[int, Tensor]] = []
-    for _, group in itertools.groupby((tiles[i] for i in mine), key=_batch_key()):
-        items = list(group)
+    for _, batch in itertools.groupby((tiles[index] for index in mine), key=_batch_key()):
+        items = list(batch)
         images = torch.stack([item["image"] for item in items]).to(device)
         masks = torch.stack([item["mask"] for item in items]).to(device)
-        predictions = model(normalise(images, model.mean, model.std)).argmax(1)  # (N, K, H, W) -> (N, H, W)
-        matrices = confusion_matrices(predictions, masks, tile_set.num_classes, tile_set.ignore_index)
-        found += [(item["index"], matrix) for item, matrix in zip(items, matrices, strict=True)]
+        logits = model(normalise(images, model.mean, model.std))
+        predictions = logits.argmax(1)  # (N, K, H, W) -> (N, H, W)
+        classes, ignore = tile_set.num_classes, tile_set.ignore_index
+        matrices = confusion_matrices(predictions, masks, classes, ignore)
+        found += zip([item["index"] for item in items], matrices, strict=True)
     model.train(training)
     if world > 1:
         found = gather_object(found)
-    return torch.stack([matrix for _, matrix in sorted(found, key=lambda pair: pair[0])])
+    in_order = sorted(found, key=lambda entry: entry[0])
+    return torch.stack([matrix for _, matrix in in_order])
 
 
 def _batch_key() -> Callable[[dict], tuple]:
-    """A key for `itertools.groupby`: it changes where an image's size does, or where a batch is full."""
+    """A key for `itertools.groupby`: it changes where the size does, or where a batch is full."""
     count = itertools.count()
 
     def key(item: dict) -> tuple:
@@ -82,37 +89,38 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
     Raises:
         InputError: no finished run, no such split, or classes that differ from the model's.
     """
-    from ktda.build import load_model
-
     run = Path(run)
     model, description = load_model(run)
-    manifest = json.loads((run / "manifest.json").read_text()) if (run / "manifest.json").is_file() else {}
-    if data is None and "data" not in manifest:
+    path = run / "manifest.json"
+    manifest = read_json(path) if path.is_file() else {}
+    own = manifest.get("data", {})
+    if data is None and not own:
         raise InputError(f"{run} has no manifest that names its data; give --data")
-    tile_set = open_data(data or manifest["data"]["source"])
-    if tile_set.num_classes != len(description["classes"]):
-        raise InputError(
-            f"the model knows {len(description['classes'])} classes ({', '.join(description['classes'])}), "
-            f"{tile_set.name} has {tile_set.num_classes}"
-        )
-    if split is None:
-        split = manifest.get("data", {}).get("reported", "test")
-    if split not in tile_set.splits():
-        raise InputError(f"{tile_set.name} has no split {split!r}; it has {', '.join(tile_set.splits())}")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    tile_set = open_data(data or own["source"])
+    classes = description["classes"]
+    if tile_set.num_classes != len(classes):
+        known = f"{len(classes)} classes ({', '.join(classes)})"
+        raise InputError(f"the model knows {known}, {tile_set.name} has {tile_set.num_classes}")
+    split = split or own.get("reported", "test")
     pairs = tile_set.pairs(split)
     if not pairs:
         raise InputError(f"split {split} of {tile_set.root} holds no tiles")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     matrices = confusions(model.to(device), tile_set, pairs, device)
-    names = {"run": str(run), "data": tile_set.name, "split": split}
-    protocol = manifest.get("config", {}).get("protocol")
-    return names | {"protocol": protocol, "images": len(pairs), **scores(matrices.sum(0))}
+    return {
+        "run": str(run),
+        "data": tile_set.name,
+        "split": split,
+        "protocol": manifest.get("config", {}).get("protocol"),
+        "images": len(pairs),
+        **scores(matrices.sum(0)),
+    }
 
 
 def save_confusions(path: Path, matrices: dict[str, Tensor], stems: dict[str, list[str]]) -> None:
-    """Write per-image matrices: for each split NAME the arrays ``NAME`` (images, K, K) and ``NAME_stems``."""
-    arrays = {name: m.numpy() for name, m in matrices.items()}
-    arrays |= {f"{name}_stems": np.array(s) for name, s in stems.items()}
+    """Write matrices per image: for each split NAME ``NAME`` (images, K, K) and ``NAME_stems``."""
+    arrays = {name: matrix.numpy() for name, matrix in matrices.items()}
+    arrays |= {f"{name}_stems": np.array(names) for name, names in stems.items()}
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:  # a file object, or numpy would append .npz to the name
         np.savez_compressed(file, **arrays)

@@ -1,8 +1,9 @@
 """Scores as pure functions of a confusion matrix (rows = label, columns = prediction).
 
 Two conventions for means over classes, which differ where a class is absent or never predicted:
-mmsegmentation's drops every undefined value (0 / 0) from the mean, so that a model which never predicts a rare class
-gets a *better* mean F1; the strict one counts an undefined score of a class that is in the labels as 0.
+mmsegmentation's drops every undefined value (0 / 0) from the mean, so that a model which never
+predicts a rare class gets a *better* mean F1; the strict one counts an undefined score of a class
+that is in the labels as 0.
 """
 
 import torch
@@ -10,7 +11,12 @@ from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 
-def confusion_matrices(predictions: Tensor, masks: Tensor, num_classes: int, ignore_index: int = 255) -> Tensor:
+def confusion_matrices(
+    predictions: Tensor,
+    masks: Tensor,
+    num_classes: int,
+    ignore_index: int = 255,
+) -> Tensor:
     """One matrix per image.
 
     Args:
@@ -20,11 +26,34 @@ def confusion_matrices(predictions: Tensor, masks: Tensor, num_classes: int, ign
     Returns:
         (N, K, K) int64 on the CPU, rows = label.
     """
+    settings = {"ignore_index": ignore_index, "validate_args": False}
     matrices = [
-        multiclass_confusion_matrix(p, m, num_classes, ignore_index=ignore_index, validate_args=False)
-        for p, m in zip(predictions, masks, strict=True)
+        multiclass_confusion_matrix(prediction, mask, num_classes, **settings)
+        for prediction, mask in zip(predictions, masks, strict=True)
     ]
     return torch.stack(matrices).cpu()
+
+
+def class_iou(matrices: Tensor) -> Tensor:
+    """IoU = hits / (labelled + predicted - hits): (..., K, K) -> (..., K), NaN where 0 / 0."""
+    hits, labelled, predicted = _counts(matrices)
+    return hits / (labelled + predicted - hits)
+
+
+def class_f1(matrices: Tensor) -> Tensor:
+    """F1, which is Dice, = 2 hits / (labelled + predicted): (..., K, K) -> (..., K)."""
+    hits, labelled, predicted = _counts(matrices)
+    return 2 * hits / (labelled + predicted)
+
+
+def mean_iou(matrices: Tensor) -> Tensor:
+    """Mean IoU over the classes in labels or predictions: (..., K, K) -> (...), NaN for none."""
+    return class_iou(matrices).nanmean(-1)
+
+
+def mean_f1(matrices: Tensor) -> Tensor:
+    """The strict mean F1, over the same classes as `mean_iou`: (..., K, K) -> (...)."""
+    return class_f1(matrices).nanmean(-1)
 
 
 def scores(matrix: Tensor) -> dict:
@@ -36,43 +65,44 @@ def scores(matrix: Tensor) -> dict:
     Returns:
         Per class, in class order: ``iou``, ``f1`` (Dice), ``precision``, ``recall``.
         ``overall_accuracy``: correct over labelled pixels.
-        ``miou``: mean IoU over the classes that occur in labels or predictions (mmsegmentation's NaN-mean; a class
-        that is in the labels but never predicted counts 0). ``miou_all``: absent classes count 0 (torchmetrics').
-        ``mean_f1``: strict mean over the classes in the labels or predictions; ``mean_f1_mmseg``: F1 from precision
-        and recall, undefined ones dropped, as mmsegmentation prints "mFscore". ``mean_precision`` (undefined
-        dropped), ``mean_recall`` (classes in the labels).
+        ``miou``: mean IoU over the classes that occur in labels or predictions (mmsegmentation's
+        NaN-mean; a class that is in the labels but never predicted counts 0). ``miou_all``: absent
+        classes count 0 (torchmetrics').
+        ``mean_f1``: strict mean over the classes in the labels or predictions; ``mean_f1_mmseg``:
+        F1 from precision and recall, undefined ones dropped, as mmsegmentation prints "mFscore".
+        ``mean_precision`` (undefined dropped), ``mean_recall`` (classes in the labels).
         ``confusion_matrix``: the counts.
     """
-    matrix = matrix.double()
-    hit, label, predicted = matrix.diagonal(), matrix.sum(1), matrix.sum(0)
-    iou = hit / (label + predicted - hit)
-    f1 = 2 * hit / (label + predicted)
-    precision, recall = hit / predicted, hit / label
+    hits, labelled, predicted = _counts(matrix)
+    iou = class_iou(matrix)
+    precision = hits / predicted
+    recall = hits / labelled
     f1_mmseg = 2 * precision * recall / (precision + recall)
     return {
-        "miou": _mean(iou),
-        "overall_accuracy": _number(hit.sum() / matrix.sum()),
-        "iou": _list(iou),
-        "f1": _list(f1),
-        "precision": _list(precision),
-        "recall": _list(recall),
+        "miou": _number(mean_iou(matrix)),
+        "overall_accuracy": _number(hits.sum() / labelled.sum()),
+        "iou": _numbers(iou),
+        "f1": _numbers(class_f1(matrix)),
+        "precision": _numbers(precision),
+        "recall": _numbers(recall),
         "miou_all": _number(iou.nan_to_num(0.0).mean()),
-        "mean_f1": _mean(f1),
-        "mean_f1_mmseg": _mean(f1_mmseg),
-        "mean_precision": _mean(precision),
-        "mean_recall": _mean(recall),
+        "mean_f1": _number(mean_f1(matrix)),
+        "mean_f1_mmseg": _number(f1_mmseg.nanmean()),
+        "mean_precision": _number(precision.nanmean()),
+        "mean_recall": _number(recall.nanmean()),
         "confusion_matrix": matrix.long().tolist(),
     }
 
 
+def _counts(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels per class (..., K) that are right, labelled so, and predicted so; float64."""
+    matrices = matrices.double()
+    return matrices.diagonal(dim1=-2, dim2=-1), matrices.sum(-1), matrices.sum(-2)
+
+
 def _number(value: Tensor) -> float | None:
-    value = float(value)
-    return None if value != value else value  # NaN is not json
+    return None if value.isnan() else float(value)  # NaN is not json
 
 
-def _mean(values: Tensor) -> float | None:
-    return _number(values.nanmean())
-
-
-def _list(values: Tensor) -> list[float | None]:
-    return [_number(v) for v in values]
+def _numbers(values: Tensor) -> list[float | None]:
+    return [_number(value) for value in values]

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from ktda.errors import InputError
+from ktda.scores.metrics import mean_iou
 
 KEYS = ["data", "row", "group"]
 COSTS = {"trained_parameters": "max", "total_inference_parameters": "max", "gflops": "max", "seconds": "mean"}
@@ -146,15 +148,6 @@ def complete(frame: pd.DataFrame, table: Mapping[str, Any], baseline: bool = Tru
     return full
 
 
-def mean_iou(matrices: NDArray) -> NDArray:
-    """Mean IoU over the classes in labels or predictions: (..., K, K) -> (...), NaN where there is none."""
-    hit = matrices.diagonal(axis1=-2, axis2=-1)
-    union = matrices.sum(-1) + matrices.sum(-2) - hit
-    iou = np.divide(hit, union, out=np.zeros(hit.shape), where=union > 0)
-    defined = (union > 0).sum(-1)
-    return np.divide(iou.sum(-1), defined, out=np.full(defined.shape, np.nan), where=defined > 0)
-
-
 def draw_miou(
     runs: Sequence[NDArray],
     groups: ArrayLike | None = None,
@@ -182,7 +175,8 @@ def draw_miou(
     rng = np.random.default_rng(seed)
     counts = rng.multinomial(size or len(names), np.full(len(names), 1 / len(names)), size=times)  # how often each
     weights = counts[:, number].astype(float)  # (times, images); floats multiply faster, and are exact to 2^53
-    return np.mean([mean_iou(np.tensordot(weights, run.astype(float), 1)) for run in runs], axis=0)
+    drawn = [np.tensordot(weights, run.astype(float), 1) for run in runs]  # (times, K, K) each
+    return np.mean([mean_iou(torch.from_numpy(matrices)).numpy() for matrices in drawn], axis=0)
 
 
 def bootstrap_difference(
