@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from ktda.errors import InputError, near
+from ktda.errors import InputError, suggest_name
 
 
 @dataclass(frozen=True)
@@ -277,7 +277,7 @@ def _split(item: str) -> tuple[str, str]:
 def _type_of(name: str) -> type | types.GenericAlias:
     hints = typing.get_type_hints(Config)
     if name not in hints:
-        raise InputError(f"unknown setting {name!r}; {near(name, hints)}")
+        raise InputError(f"unknown setting {name!r}; {suggest_name(name, hints)}")
     return hints[name]
 
 

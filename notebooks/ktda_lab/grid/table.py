@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from ktda.config import PRESETS, Config, make_config
-from ktda.errors import InputError, near
+from ktda.errors import InputError, suggest_name
 
 MAX_OVERRIDES = 3
 
@@ -151,7 +151,7 @@ def _check_form(content: Any, form: dict, what: str) -> None:
         raise InputError(f"{what} is {content!r:.60}; expected a mapping with {', '.join(form)}")
     for key, value in content.items():
         if key not in form:
-            raise InputError(f"{what} has the key {key!r}; {near(key, form)}")
+            raise InputError(f"{what} has the key {key!r}; {suggest_name(key, form)}")
         if not form[key][1](value):
             raise InputError(f"{what}: {key} is {value!r:.80}; expected {form[key][2]}")
     missing = [key for key, (required, *_) in form.items() if required and key not in content]
@@ -181,7 +181,7 @@ def _check(table: Table) -> None:
         if double:
             raise InputError(f"{what} {double[0]} stands there twice")
     if table.baseline not in names:
-        raise InputError(f"baseline {table.baseline!r} is no row; {near(table.baseline, names)}")
+        raise InputError(f"baseline {table.baseline!r} is no row; {suggest_name(table.baseline, names)}")
     baseline = table.rows[names.index(table.baseline)]
     ordered = [baseline, *(row for row in table.rows if row is not baseline)]
     for given in (table.settings, *(row.overrides for row in table.rows)):
@@ -214,5 +214,5 @@ def select(table: Table, only: tuple[str, ...]) -> tuple[str, ...]:
     names = tuple(row.name for row in table.rows)
     for name in only:
         if name not in names:
-            raise InputError(f"--only {name} is no row of {table.name}; {near(name, names)}")
+            raise InputError(f"--only {name} is no row of {table.name}; {suggest_name(name, names)}")
     return only or names
