@@ -22,6 +22,7 @@ from ktda.files import file_sha256
 
 SUFFIXES = {"img_dir": (".png", ".jpg", ".jpeg", ".tif", ".tiff"), "ann_dir": (".png",)}
 SPLIT_ORDER = ("train", "val", "test")
+RGB = ("red", "green", "blue")
 MASK_MODES = ("1", "L", "P", "I", "I;16", "I;16B")
 
 
@@ -45,6 +46,10 @@ class TileSet:
         ignore_index: Mask value that counts in no loss and no score.
         value_map: Mask value on disk to class index; values that are not listed stay as they are.
         scene: Regular expression whose first group names the scene of a stem.
+        bands: Names of the bands of every image, in the order of the file.
+        rgb: The bands, counted from 1, that a teacher sees as red, green and blue.
+        stretch: One (low, high) per band: the values that become 0 and 255; None for bytes.
+        mean, std: One number per band, of values in [0, 1], that normalise the student's input.
         notes: What had to be assumed, in sentences for the user.
     """
 
@@ -55,6 +60,11 @@ class TileSet:
     ignore_index: int = 255
     value_map: dict[int, int] | None = None
     scene: str | None = None
+    bands: tuple[str, ...] = RGB
+    rgb: tuple[int, int, int] = (1, 2, 3)
+    stretch: tuple[tuple[float, float], ...] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property

@@ -4,6 +4,7 @@ A setting that is silently ignored costs somebody a training run, so an unknown 
 """
 
 import colorsys
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ def read_spec(path: Path) -> dict[str, Any]:
     """Read and check one ``dataset.yaml``.
 
     Returns:
-        What is given of ``classes``, ``palette``, ``ignore_index``, ``value_map`` and ``scene``, as `TileSet` has
-        them, and of ``source``, which tells where the set comes from.
+        What is given of ``classes``, ``palette``, ``ignore_index``, ``value_map``, ``scene`` and the bands (``bands``,
+        ``rgb``, ``stretch``, ``mean``, ``std``), as `TileSet` has them, and of ``source``, which tells where the set
+        comes from.
 
     Raises:
         InputError: The file cannot be read, or something in it is not as it must be.
@@ -51,7 +53,11 @@ def read_spec(path: Path) -> dict[str, Any]:
         content["classes"] = tuple(content["classes"])
     if "palette" in content:
         content["palette"] = tuple(map(tuple, content["palette"]))
-    return content
+    if type(content.get("bands")) is int:
+        content["bands"] = [str(number) for number in range(1, content["bands"] + 1)]
+    if "stretch" in content:
+        content["stretch"] = tuple(map(tuple, content["stretch"]))
+    return content | {key: tuple(content[key]) for key in ("bands", "rgb", "mean", "std") if key in content}
 
 
 def _is_classes(value: Any) -> bool:
@@ -79,6 +85,25 @@ def _is_scene(value: Any) -> bool:
         return False
 
 
+def _is_bands(value: Any) -> bool:
+    named = isinstance(value, list) and all(isinstance(name, str) and name.strip() for name in value)
+    count = len(set(value)) if named and len(set(value)) == len(value) else value
+    return type(count) is int and 1 <= count <= 1000
+
+
+def _is_rgb(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(_is_index(band, 1001) and band for band in value)
+
+
+def _is_numbers(value: Any, positive: bool = False) -> bool:
+    numbers = isinstance(value, list) and all(type(number) in (int, float) for number in value)
+    return numbers and all(math.isfinite(number) and (number > 0 or not positive) for number in value)
+
+
+def _is_stretch(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_numbers(ends) and len(ends) == 2 and ends[0] < ends[1] for ends in value)
+
+
 # What each key must look like, and how a user is told.
 FORMS = {
     "classes": (_is_classes, "a list of 1 to 255 different names, in index order (numbers, yes and no in quotes)"),
@@ -86,5 +111,10 @@ FORMS = {
     "ignore_index": (_is_index, "an integer from 0 to 255"),
     "value_map": (_is_value_map, "lines `mask value: class index` (0 to 65535: 0 to 255)"),
     "scene": (_is_scene, "a regular expression with a group, in parentheses, that names the scene"),
+    "bands": (_is_bands, "the number of bands of the images, or a list of different names (numbers in quotes)"),
+    "rgb": (_is_rgb, "the three bands that a teacher sees as red, green and blue, counted from 1, such as [4, 3, 2]"),
+    "stretch": (_is_stretch, "one [low, high] per band: the values that become 0 and 255 (only bytes need none)"),
+    "mean": (_is_numbers, "one number per band, of values in [0, 1]"),
+    "std": (lambda value: _is_numbers(value, positive=True), "one number above 0 per band, of values in [0, 1]"),
     "source": (lambda value: isinstance(value, dict), "lines `key: value`"),
 }
