@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from ktda_lab.commands.grid import grid, status
 from ktda_lab.commands.notebook import NotebookCommand, notebook, report
+from ktda_lab.commands.show import can_draw, show
 
 import ktda
 from ktda.cli import data as data_commands
@@ -29,6 +30,7 @@ app.command()(grid)
 app.command()(status)
 app.command(cls=NotebookCommand)(notebook)
 app.command()(report)
+app.command()(show)
 
 
 def _version(wanted: bool) -> None:
@@ -82,6 +84,10 @@ def train(
         typer.echo(f"started anew, for another number of classes than in {manifest['init']}: {names}")
     typer.echo(_summary(metrics, out))
     typer.echo(f"run folder: {out}")
+    if can_draw():
+        from ktda_lab.run_pictures import draw_run
+
+        typer.echo(f"pictures: {draw_run(out)[0].parent}")
 
 
 @app.command()

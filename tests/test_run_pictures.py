@@ -1,0 +1,76 @@
+"""Pictures of a run: those that its folder allows, the tiles that they name, and what is missing said in a line."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("matplotlib")
+
+from ktda_lab.run_pictures import draw_run, predict, worst_to_best
+
+from ktda.config import make_config
+from ktda.data.folder import open_data
+from ktda.data.tiles import Tiles
+from ktda.errors import InputError
+from ktda.files import read_json
+from ktda.training import train
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    settings = {"model": "upernet", "student": "tu-mobilenetv3_small_050", "steps": 2, "decoder_channels": 8}
+    train("demo_grass", make_config("smoke", settings), out)
+    return out
+
+
+def test_a_run_is_drawn_from_its_folder(run: Path):
+    paths = draw_run(run, tiles=3)
+    assert [p.name for p in paths] == [
+        "learning_curves.png",
+        "confusion_figure.png",
+        "per_class_bars.png",
+        "prediction_gallery.png",
+    ]
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
+    captions = {entry["file"]: entry["caption"] for entry in read_json(run / "figures" / "figures.json")}
+    assert captions.keys() == {path.name for path in paths}
+    assert "test" in captions["confusion_figure.png"]
+
+
+def test_the_gallery_is_left_out_where_the_data_are_gone(run: Path, tmp_path: Path):
+    moved = shutil.copytree(run, tmp_path / "moved")
+    text = (moved / "manifest.json").read_text()
+    (moved / "manifest.json").write_text(text.replace('"source": "demo_grass"', f'"source": "{tmp_path}/gone"'))
+    assert [path.stem for path in draw_run(moved)] == ["learning_curves", "confusion_figure"]
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.json", "config.json", "history.csv"])
+def test_an_unfinished_run_is_named(run: Path, tmp_path: Path, name: str):
+    part = shutil.copytree(run, tmp_path / "part")
+    (part / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        draw_run(part)
+
+
+def test_tiles_run_from_the_worst_to_the_best():
+    right = np.array([5, 1, 9, 3, 7])
+    matrices = np.zeros((5, 2, 2), int)
+    matrices[:, 0, 0] = right
+    matrices[:, 0, 1] = 10 - right
+    assert right[worst_to_best(matrices, 3)].tolist() == [1, 5, 9]
+    assert right[worst_to_best(matrices, 9)].tolist() == [1, 3, 5, 7, 9]
+
+
+def test_predictions_are_those_that_were_scored(run: Path):
+    """The confusion matrix of a tile, counted from the predicted map, is the one that the run keeps."""
+    tile_set = open_data("demo_grass")
+    with np.load(run / "confusions.npz") as archive:
+        kept = archive["test"][0]
+    tile = Tiles(tile_set, tile_set.pairs("test"))[0]
+    (predicted,) = predict(run, [tile["image"]])
+    counted = np.zeros_like(kept)
+    np.add.at(counted, (tile["mask"].numpy().ravel(), predicted.numpy().ravel()), 1)
+    assert counted.tolist() == kept.tolist()
