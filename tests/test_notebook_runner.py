@@ -1,5 +1,6 @@
 """The strict wrapper around papermill: what it refuses, what it leaves behind, and that no kernel outlives it."""
 
+import asyncio
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ import ktda_lab.headless.notebook as wrapper
 import pytest
 import typer
 from ktda_lab.commands.notebook import NotebookCommand, notebook, report
+from ktda_lab.headless.kernel import own_kernel
 from ktda_lab.headless.notebook import NotebookFailed, find_notebook, read_notebook, run_notebook
 from ktda_lab.headless.parameters import check_values, declared_parameters, values_from_text
 from typer.testing import CliRunner
@@ -242,6 +244,34 @@ def test_a_chatty_cell_loses_no_line(good_run):
     cells = nbformat.read(good_run[1], as_version=4).cells
     for cell, count in zip(cells[4:6], (20_000, 4_000), strict=True):
         assert "".join(o.text for o in cell.outputs).split() == [str(i) for i in range(count)]
+
+
+def test_a_listener_that_pauses_loses_no_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("ipykernel.py").write_text("raise RuntimeError('the working directory stands in for a library')")
+    Path("mine.py").write_text("COUNT = 4_000")
+    cell = "import mine\nfor i in range(mine.COUNT):\n    print(i, flush=True)"
+
+    async def heard() -> str:
+        with own_kernel() as kernel_manager_class:
+            manager = kernel_manager_class()
+            await manager.start_kernel()
+            client = manager.client()
+            client.context.rcvhwm = 1  # what is not read at once waits on the kernel's side
+            client.start_channels()
+            await client.wait_for_ready(timeout=200)
+            asked, of, text, idle = client.execute(cell), None, [], False
+            while of != asked:  # the cell has ended before the first of its lines is read
+                of = (await client.get_shell_msg(timeout=200))["parent_header"].get("msg_id")
+            while not idle:
+                message = await client.get_iopub_msg(timeout=60)
+                if message["parent_header"].get("msg_id") == asked:
+                    text.append(message["content"].get("text", ""))
+                    idle = message["content"].get("execution_state") == "idle"
+            client.stop_channels()
+        return "".join(text)
+
+    assert asyncio.run(heard()).split() == [str(i) for i in range(4_000)]
 
 
 def test_figures_reach_the_executed_copy(good_run):

@@ -38,7 +38,7 @@ def own_kernel() -> Iterator[type]:
 
     class OwnInterpreter(AsyncKernelManager):
         kernel_spec = KernelSpec(
-            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            argv=[sys.executable, "-m", "ktda_lab.headless.launch", "-f", "{connection_file}"],
             language="python",
             # Servers often set Agg, with which no figure would reach the executed notebook.
             env={"IPYTHONDIR": f"{scratch}/ipython", "MPLBACKEND": "module://matplotlib_inline.backend_inline"},
