@@ -18,13 +18,14 @@ LAB_ONLY = ("matplotlib", "pandas", "scipy", "papermill", "snakemake", "jupyterl
 DOORS = ("cli", "data/builtin.py")
 # From the ground up: a room imports from its own line and from those above it, never from one below.
 FLOORS = (
-    ("errors", "seeding", "files"),
-    ("images", "losses", "config"),
+    ("errors", "seeding", "files", "schema", "yaml_files"),
+    ("images", "losses", "settings", "config"),
     ("weights", "data"),
     ("student", "teacher", "fam", "neck", "fmm", "heads", "targets"),
     ("model", "optimisation"),
     ("baselines", "official"),
     ("build", "warm_start"),
+    ("scenes",),
     ("scores",),
     ("runs",),
     ("training",),
