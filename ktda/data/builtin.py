@@ -11,8 +11,8 @@ from ktda.data.spec import read_spec
 from ktda.files import data_root, project_root
 
 DOWNLOADS = ("grass", "cloud")
-# Simulated sets, made on first use: the arguments of `make_world`. The laboratory's sets hold many scenes, so that
-# few labelled ones can be compared with many, and small tiles, so that a run is short.
+# Simulated sets, made on first use: the arguments of `make_world`. The laboratory's sets hold many
+# scenes, so that few labelled ones can be compared with many, and small tiles for short runs.
 _LAB = {"tiles": 2000, "val": 144, "test": 288, "size": 64, "seed": 1}
 DEMOS: dict[str, dict[str, Any]] = {
     "demo_grass": {"name": "demo_grass"},
@@ -25,8 +25,9 @@ NAMES = (*DOWNLOADS, SAMPLE, *DEMOS)
 
 
 def spec_file(name: str) -> Path:
-    """The ``dataset.yaml`` that the package ships for a data set (demo sets have the classes of the real ones)."""
-    return Path(__file__).parent / "sets" / f"{name.removeprefix('demo_').removeprefix('lab_')}.yaml"
+    """The ``dataset.yaml`` that the package ships; demo sets have the classes of the real ones."""
+    stem = name.removeprefix("demo_").removeprefix("lab_")
+    return Path(__file__).parent / "sets" / f"{stem}.yaml"
 
 
 @functools.cache
@@ -49,15 +50,19 @@ def how_to_get(name: str) -> str:
     if name in DOWNLOADS:
         return f"`ktda data fetch {name}`"
     if name in DEMOS:
-        return "made on first use" + (f", or `ktda data make {name}`" if name.startswith("demo_") else "")
-    return f"put the folder at {data_root() / name}, or name the folder that holds data/{name} in KTDA_SHARED"
+        by_hand = f", or `ktda data make {name}`" if name.startswith("demo_") else ""
+        return f"made on first use{by_hand}"
+    place = data_root() / name
+    return f"put the folder at {place}, or name the folder that holds data/{name} in KTDA_SHARED"
 
 
 def make_demo(name: str) -> Path:
-    """Simulate a demo set where `locate` finds it; of two processes that want to, one waits for the other."""
+    """Simulate a demo set where `locate` finds it; a second process that wants to waits."""
     from ktda_lab.worlds import make_world  # simulating needs more imports than reading
 
     root = data_root() / name
     root.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(root.with_name(f".{name}.lock")):
-        return root if root.is_dir() else make_world(out=root, **DEMOS.get(name, {"name": name}))
+        if root.is_dir():
+            return root
+        return make_world(out=root, **DEMOS.get(name, {"name": name}))

@@ -1,8 +1,8 @@
-"""Download the paper's data sets from the Hugging Face hub, or unpack an archive that the user brought.
+"""Download the paper's data sets from the Hugging Face hub, or unpack an archive of the user's.
 
-The branch ``main`` is resolved to its commit first and that commit is downloaded and recorded, so that two machines
-can be compared. The download is our own because it must resume: a cloud archive has 2.8 GB, and ``huggingface_hub``
-throws away what a killed process had received.
+The branch ``main`` is resolved to its commit first and that commit is downloaded and recorded, so
+that two machines can be compared. The download is our own because it must resume: a cloud archive
+has 2.8 GB, and ``huggingface_hub`` throws away what a killed process had received.
 """
 
 import http.client
@@ -43,25 +43,29 @@ def fetch(name: str, out: Path | None = None, archive: Path | None = None) -> Pa
         archive: A zip file that is already here, instead of a download.
 
     Returns:
-        The root, which holds the record ``fetched.json``: commit, SHA-256, size, date and licence. A root that is
-        there already is returned as it is.
+        The root, which holds the record ``fetched.json``: commit, SHA-256, size, date and licence.
+        A root that is there already is returned as it is.
 
     Raises:
-        InputError: Unknown name, no network, an occupied ``out``, a full disk, a wrong hash or a bad archive.
+        InputError: Unknown name, no network, an occupied ``out``, a full disk, a wrong hash or a
+            bad archive.
     """
     if name not in builtin.DOWNLOADS:
-        raise InputError(f"{name!r} cannot be fetched; choose one of {', '.join(builtin.DOWNLOADS)}")
+        known = ", ".join(builtin.DOWNLOADS)
+        raise InputError(f"{name!r} cannot be fetched; choose one of {known}")
     out = (out or builtin.data_root() / name).expanduser().absolute()
     if (out / "img_dir").is_dir():
         return out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} exists and holds no img_dir; move it away, or choose another --out")
+        cure = "move it away, or choose another --out"
+        raise InputError(f"{out} exists and holds no img_dir; {cure}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with filelock.FileLock(out.with_name(f".{name}.lock"), timeout=0):
             _fetch(name, out, archive)
     except filelock.Timeout as error:
-        raise InputError(f"another process is fetching {name} to {out.parent}; wait for it") from error
+        found = f"another process is fetching {name} to {out.parent}"
+        raise InputError(f"{found}; wait for it") from error
     except OSError as error:
         raise InputError(f"cannot fetch to {out}: {error}") from error
     return out
@@ -69,22 +73,36 @@ def fetch(name: str, out: Path | None = None, archive: Path | None = None) -> Pa
 
 def _fetch(name: str, out: Path, archive: Path | None) -> None:
     source = builtin.built_in_spec(name)["source"]
-    repo, file, expected = source["repo"], source["file"], source.get("sha256")
-    record = {"name": name, "licence": source["licence"], "repo": repo, "file": file, "commit": None}
+    repo = source["repo"]
+    file = source["file"]
+    expected = source.get("sha256")
+    record = {
+        "name": name,
+        "licence": source["licence"],
+        "repo": repo,
+        "file": file,
+        "commit": None,
+    }
     part = None
     if archive is None:
         endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
         commit, size, hub_sha256 = resolve(endpoint, repo, file)
         expected = expected or hub_sha256
-        record |= {"commit": commit, "url": f"{endpoint}/datasets/{repo}/resolve/{commit}/{file}"}
-        archive = part = out.with_name(f".{name}-{commit[:12]}.zip.part")  # what one commit holds never changes
+        record["commit"] = commit
+        record["url"] = f"{endpoint}/datasets/{repo}/resolve/{commit}/{file}"
+        # named by the commit: what one commit holds never changes
+        part = out.with_name(f".{name}-{commit[:12]}.zip.part")
         download(record["url"], part, size)
+        archive = part
     sha256 = file_sha256(archive)
     if expected not in (None, sha256):
         if part is not None:
             part.unlink()
         raise InputError(f"{file}: SHA-256 is {sha256}, expected {expected}; fetch it again")
-    record |= {"bytes": archive.stat().st_size, "sha256": sha256, "verified": expected is not None, "date": now()}
+    record["bytes"] = archive.stat().st_size
+    record["sha256"] = sha256
+    record["verified"] = expected is not None
+    record["date"] = now()
 
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
         root = unpack(archive, Path(beside) / "content")
@@ -97,7 +115,7 @@ def _fetch(name: str, out: Path, archive: Path | None) -> None:
 
 
 def resolve(endpoint: str, repo: str, file: str) -> tuple[str, int, str | None]:
-    """The 40-digit commit of ``main``, and the size in bytes and (where the hub tells it) SHA-256 of a file in it."""
+    """The 40-digit commit of ``main``, and a file's size in bytes and, where told, SHA-256."""
     try:
         url = f"{endpoint}/api/datasets/{repo}/revision/main?blobs=true"
         with urllib.request.urlopen(url, timeout=PROBE_SECONDS) as response:
@@ -106,60 +124,79 @@ def resolve(endpoint: str, repo: str, file: str) -> tuple[str, int, str | None]:
         entry = {entry["rfilename"]: entry for entry in answer["siblings"]}[file]
         return commit, entry["size"], entry.get("lfs", {}).get("sha256")
     except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError) as error:
-        raise InputError(
-            f"{endpoint} cannot be reached, or does not tell of {repo} ({error}); without a network download {HUB}"
-            f"/datasets/{repo}/resolve/main/{file} elsewhere and run `ktda data fetch {Path(file).stem} --zip FILE`"
-        ) from error
+        found = f"{endpoint} cannot be reached, or does not tell of {repo} ({error})"
+        address = f"{HUB}/datasets/{repo}/resolve/main/{file}"
+        command = f"`ktda data fetch {Path(file).stem} --zip FILE`"
+        cure = f"without a network download {address} elsewhere and run {command}"
+        raise InputError(f"{found}; {cure}") from error
 
 
 def download(url: str, part: Path, size: int) -> None:
-    """Receive ``size`` bytes of ``url`` into ``part``, after those that are there; again when the connection breaks.
+    """Receive ``size`` bytes of ``url`` into ``part``, after those there; again when it breaks.
 
     Raises:
         InputError: The server refuses, or ``ATTEMPTS`` in a row brought no byte; ``part`` is kept.
     """
     failures = 0
-    while (have := part.stat().st_size if part.exists() else 0) != size:
+    while (have := _size(part)) != size:
         time.sleep(PAUSE_SECONDS * failures)
-        request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if 0 < have < size else {})
         try:
-            with (
-                urllib.request.urlopen(request, timeout=STALL_SECONDS) as response,
-                part.open("ab" if response.status == 206 else "wb") as file,  # 200: the whole, from the beginning
-                tqdm.wrapattr(file, "write", size, initial=file.tell(), desc=url, disable=None, leave=False) as target,
-            ):
-                shutil.copyfileobj(response, target, 1 << 20)
+            _receive(url, part, size, have if have < size else 0)
             reason = "the connection ended early"
         except (OSError, http.client.HTTPException) as error:
             code = getattr(error, "code", 500)
             if code < 500 and code not in (408, 429):
                 raise InputError(f"{url}: the server answered {error}") from error
             reason = error
-        got = part.stat().st_size if part.exists() else 0
+        got = _size(part)
         failures = 0 if got > have else failures + 1
         if failures >= ATTEMPTS:
-            raise InputError(f"{url}: broke off at byte {got} of {size} ({reason}); the same command resumes there")
+            found = f"broke off at byte {got} of {size} ({reason})"
+            raise InputError(f"{url}: {found}; the same command resumes there")
+
+
+def _receive(url: str, part: Path, size: int, start: int) -> None:
+    """One request for what comes from byte ``start`` on, with a bar on a terminal."""
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
+    with urllib.request.urlopen(request, timeout=STALL_SECONDS) as response:
+        mode = "ab" if response.status == 206 else "wb"  # 200: the whole, from the beginning
+        with part.open(mode) as file:
+            bar = {"total": size, "initial": file.tell(), "desc": url}
+            with tqdm.wrapattr(file, "write", **bar, disable=None, leave=False) as target:
+                shutil.copyfileobj(response, target, 1 << 20)
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def unpack(archive: Path, out: Path) -> Path:
-    """Unpack a zip archive into ``out`` and return the folder in it that holds ``img_dir`` and ``ann_dir``.
+    """Unpack a zip archive into ``out``; returns the folder with ``img_dir`` and ``ann_dir``.
 
     Raises:
-        InputError: The archive is damaged, unsafe (a name that leaves ``out``, a link), or holds not just one data set.
+        InputError: The archive is damaged, unsafe (a name that leaves ``out``, a link), or holds
+            not just one data set.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            members = [member for member in opened.infolist() if not member.filename.startswith("__MACOSX/")]
+            entries = opened.infolist()
+            members = [m for m in entries if not m.filename.startswith("__MACOSX/")]
             for member in members:
-                name, link = member.filename.replace("\\", "/"), stat.S_ISLNK(member.external_attr >> 16)
-                if link or ":" in name or name.startswith("/") or ".." in name.split("/"):
-                    raise InputError(f"{archive}: unsafe entry {name!r} (a link, or outside); nothing was unpacked")
-            for member in tqdm(members, desc=f"unpacking {archive.name}", disable=None, leave=False):
+                name = member.filename.replace("\\", "/")
+                outside = ":" in name or name.startswith("/") or ".." in name.split("/")
+                if outside or stat.S_ISLNK(member.external_attr >> 16):
+                    found = f"unsafe entry {name!r} (a link, or outside)"
+                    raise InputError(f"{archive}: {found}; nothing was unpacked")
+            bar = {"desc": f"unpacking {archive.name}", "disable": None, "leave": False}
+            for member in tqdm(members, **bar):
                 opened.extract(member, out)  # checks the CRC
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-        raise InputError(f"{archive}: damaged, or not a zip archive that can be read ({error})") from error
-    roots = sorted(path.parent for path in out.rglob("img_dir") if (path.parent / "ann_dir").is_dir())
+        found = f"damaged, or not a zip archive that can be read ({error})"
+        raise InputError(f"{archive}: {found}") from error
+    parents = (path.parent for path in out.rglob("img_dir"))
+    roots = sorted(parent for parent in parents if (parent / "ann_dir").is_dir())
     if len(roots) != 1:
         found = ", ".join(root.relative_to(out).as_posix() for root in roots) or "none"
-        raise InputError(f"{archive}: expected one folder with img_dir and ann_dir in the archive, found {found}")
+        expected = "one folder with img_dir and ann_dir in the archive"
+        raise InputError(f"{archive}: expected {expected}, found {found}")
     return roots[0]
