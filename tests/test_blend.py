@@ -5,9 +5,9 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from ktda.scenes.blend import FILL, LEAST_WEIGHT, blend, gaussian, starts
 from torch import Tensor
 
+from ktda.scenes.blend import FILL, LEAST_WEIGHT, blend, gaussian, starts
 from ktda.seeding import generator
 
 CLASSES = 4
