@@ -1,4 +1,4 @@
-"""Look at every file of a data set before training does: what would fail, what would leak, what the classes weigh."""
+"""Look at every file of a data set before training does: what fails, what leaks, what weighs what."""
 
 import hashlib
 import os
@@ -48,44 +48,33 @@ class CheckResult:
 def check(data: str | Path) -> CheckResult:
     """Read a data set completely.
 
-    Errors are: files without a partner or with a shared stem, tiles that `TileSet.read` refuses (damaged, of another
-    kind, of two sizes, with labels outside the classes), a stem that the scene pattern does not fit, a split without
-    labelled pixels, and a scene or the very same image in two splits.
+    Errors are: files without a partner or with a shared stem, tiles that `TileSet.read` refuses
+    (damaged, of another kind, of two sizes, with labels outside the classes), a stem that the scene
+    pattern does not fit, a split without labelled pixels, and a scene or the very same image in two
+    splits.
 
     Args:
         data: A built-in name or a folder.
 
     Raises:
-        InputError: There is no such data set, or its layout or ``dataset.yaml`` cannot be understood at all.
+        InputError: There is no such data set, or its layout or ``dataset.yaml`` cannot be
+            understood at all.
     """
     tile_set = open_data(data)
     result = CheckResult(tile_set, warnings=list(tile_set.notes))
-    images, masks = split_folders(tile_set.root, "img_dir"), split_folders(tile_set.root, "ann_dir")
-    result.warnings += [f"img_dir/{split} has no ann_dir/{split}: left out" for split in sorted(images - masks)]
-    result.errors += [f"ann_dir/{split} has no img_dir/{split}: left out" for split in sorted(masks - images)]
+    images = split_folders(tile_set.root, "img_dir")
+    masks = split_folders(tile_set.root, "ann_dir")
+    for split in sorted(images - masks):
+        result.warnings.append(f"img_dir/{split} has no ann_dir/{split}: left out")
+    for split in sorted(masks - images):
+        result.errors.append(f"ann_dir/{split} has no img_dir/{split}: left out")
     if tile_set.scene is None:
-        result.warnings.append("no scene pattern: whether tiles of one scene are in two splits cannot be checked")
-    places: dict[tuple[str, str], dict[str, str]] = {}  # (scene | image, which) -> split -> one of its stems
+        unknown = "whether tiles of one scene are in two splits cannot be checked"
+        result.warnings.append(f"no scene pattern: {unknown}")
+    # (scene | image, which) -> split -> one of its stems
+    places: dict[tuple[str, str], dict[str, str]] = {}
     for split in tile_set.splits():
-        pairs, problems = pair_up(tile_set.root, split)
-        result.errors += problems
-        count = result.splits[split] = SplitCount(np.zeros(tile_set.num_classes, dtype=np.int64))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
-            looks = [pool.submit(_look_at, tile_set, pair) for pair in pairs]
-        for pair, look in zip(pairs, looks, strict=True):
-            try:
-                size, pixels, identity = look.result()
-            except InputError as error:
-                result.errors.append(str(error))
-                continue
-            count.sizes[size] += 1
-            count.pixels += pixels[: tile_set.num_classes]
-            count.ignored += int(pixels[tile_set.ignore_index])
-            for which in identity.items():
-                places.setdefault(which, {}).setdefault(split, pair.stem)
-        count.scenes = sum(kind == "scene" and split in found for (kind, _), found in places.items())
-        if not count.pixels.sum():
-            result.errors.append(f"{split}: no pixel has a class")
+        _count(result, split, places)
     for (kind, _), found in places.items():
         if len(found) > 1:
             named = " and ".join(f"{split}/{stem}" for split, stem in found.items())
@@ -93,12 +82,41 @@ def check(data: str | Path) -> CheckResult:
     return result
 
 
-def _look_at(tile_set: TileSet, pair: Pair) -> tuple[str, np.ndarray, dict[str, str]]:
-    """Size, pixels per mask value, and by what the tile would be known in another split."""
+def _count(result: CheckResult, split: str, places: dict[tuple[str, str], dict[str, str]]) -> None:
+    """Read the tiles of one split into the result, and note where scenes and images are."""
+    tile_set = result.tile_set
+    pairs, problems = pair_up(tile_set.root, split)
+    result.errors += problems
+    count = SplitCount(np.zeros(tile_set.num_classes, dtype=np.int64))
+    result.splits[split] = count
+    scenes = set()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
+        futures = [pool.submit(_examine, tile_set, pair) for pair in pairs]
+    for pair, future in zip(pairs, futures, strict=True):
+        try:
+            size, pixels, identity = future.result()
+        except InputError as error:
+            result.errors.append(str(error))
+            continue
+        count.sizes[size] += 1
+        count.pixels += pixels[: tile_set.num_classes]
+        count.ignored += int(pixels[tile_set.ignore_index])
+        scenes.add(identity.get("scene"))
+        for which in identity.items():
+            places.setdefault(which, {}).setdefault(split, pair.stem)
+    count.scenes = len(scenes - {None})
+    if not count.pixels.sum():
+        result.errors.append(f"{split}: no pixel has a class")
+
+
+def _examine(tile_set: TileSet, pair: Pair) -> tuple[str, np.ndarray, dict[str, str]]:
+    """Size, pixels per mask value (256,), and by what the tile is known in another split."""
     image, mask = tile_set.read(pair)
     identity = {}
     if tile_set.scene is not None:
         identity["scene"] = tile_set.scene_of(pair.stem)
     if (image != image[:1, :1]).any():  # images of one colour, such as fill, are no copies
-        identity["image"] = hashlib.sha256(image.tobytes() + str(image.shape).encode()).hexdigest()
-    return f"{mask.shape[1]}x{mask.shape[0]}", np.bincount(mask.ravel(), minlength=256), identity
+        content = image.tobytes() + str(image.shape).encode()
+        identity["image"] = hashlib.sha256(content).hexdigest()
+    size = f"{mask.shape[1]}x{mask.shape[0]}"
+    return size, np.bincount(mask.ravel(), minlength=256), identity
