@@ -1,4 +1,4 @@
-"""Look at every file of a data set before training does: what fails, what leaks, what weighs what."""
+"""Look at every file of a set before training does: what fails, what leaks, what weighs what."""
 
 import hashlib
 import os
