@@ -1,4 +1,4 @@
-"""The blender: an identity model gives its input back, whatever the tiles; fill costs nothing; resuming changes no bit."""
+"""The blender: an identity model gives back its input; fill costs nothing; going on changes no bit."""
 
 import itertools
 

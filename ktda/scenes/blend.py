@@ -1,10 +1,10 @@
-"""Segment an image of any size by overlapping tiles, strip by strip, in memory that grows with its width alone.
+"""Segment an image of any size by overlapping tiles, strip by strip, in memory that its width sets.
 
-Every tile's class probabilities are weighted by a Gaussian that is highest at the tile's centre, where the model
-has seen most context, and the weighted mean of all tiles over a pixel decides. Rows of tiles are computed from top
-to bottom; what no later row of tiles touches is final and leaves at once.
+Every tile's class probabilities are weighted by a Gaussian that is highest at the tile's centre,
+where the model has seen most context; the weighted mean of all tiles over a pixel decides. Rows of
+tiles are computed from top to bottom; what no later row of tiles touches is final and leaves.
 
-Source of the weights: Isensee et al., nnU-Net, Nature Methods 2021 (standard deviation an eighth of the tile).
+Source of the weights: Isensee et al., nnU-Net, Nature Methods 2021.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SIGMA = 0.125  # standard deviation of the weights, in tile sides
+SIGMA = 0.125  # standard deviation of the weights, in sides of a tile
 LEAST_WEIGHT = 1e-3  # of the highest one: corners that a single tile covers count as well
 BATCH_PIXELS = 2**18  # of one pass of the model: one tile of 512 px, four of 256 px
 
@@ -40,7 +40,7 @@ Predict = Callable[[Tensor], Tensor]
 
 
 def starts(length: int, tile: int, overlap: float) -> list[int]:
-    """First pixels of tiles along one side, evenly spread, the first at 0 and the last flush with the end.
+    """First pixels of tiles along a side, evenly spread, from 0 to one that is flush with the end.
 
     Args:
         length: pixels of the side.
@@ -55,7 +55,7 @@ def starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def gaussian(height: int, width: int) -> Tensor:
-    """Weights (height, width) of a tile's pixels: 1 at the centre, `LEAST_WEIGHT` at least, in fp32."""
+    """Weights (height, width) of a tile's pixels, fp32: 1 at the centre, at least `LEAST_WEIGHT`."""
     sides = []
     for side in (height, width):
         offset = torch.arange(side) - (side - 1) / 2  # (side,) from the centre
@@ -75,15 +75,16 @@ def blend(
     """The strips of an image, from top to bottom.
 
     Args:
-        read: rows ``[begin, end)`` -> images (C, rows, W) as `predict` wants them, and where they hold data,
-            (rows, W) bool.
+        read: rows ``[begin, end)`` -> images (C, rows, W) as `predict` wants them, and where they
+            hold data, (rows, W) bool.
         predict: (N, C, h, w) -> logits (N, K, h, w).
         size: (H, W) of the image.
         num_classes: classes K, at most 255.
         tile: side of a tile in pixels; a side of the image that is shorter is taken whole.
         overlap: see `starts`.
-        first: the first row that is wanted, the begin of a strip of an earlier, interrupted call. The tiles that
-            reach into it from above are computed again, in the same order: the strips are the same to the bit.
+        first: the first row that is wanted, the begin of a strip of an earlier, interrupted call.
+            The tiles that reach into it from above are computed again, in the same order: the
+            strips are the same to the bit.
 
     Yields:
         Strips that follow each other and cover the image from `first` on.
