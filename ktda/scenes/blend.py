@@ -55,7 +55,7 @@ def starts(length: int, tile: int, overlap: float) -> list[int]:
 
 
 def gaussian(height: int, width: int) -> Tensor:
-    """Weights (height, width) of a tile's pixels, fp32: 1 at the centre, at least `LEAST_WEIGHT`."""
+    """Weights (height, width) of a tile, fp32: 1 at the centre, at least `LEAST_WEIGHT`."""
     sides = []
     for side in (height, width):
         offset = torch.arange(side) - (side - 1) / 2  # (side,) from the centre
