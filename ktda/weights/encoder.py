@@ -1,111 +1,108 @@
 """An SMP encoder by name, with its weights and their provenance."""
 
 import difflib
+import functools
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import timm
-import torch
 from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import nn
 
 from ktda.errors import InputError
 from ktda.files import file_sha256
-from ktda.seeding import seeded
-from ktda.weights.tensors import WeightsRecord, hub_file, load_strict, read_tensors
+from ktda.weights.hub import hub_file
+from ktda.weights.tensors import WeightsRecord, load_by_timm, load_strict, read_tensors
 
-# The student of preset grid, pretrained on source worlds without labels; see the model card beside it.
+# The student of preset grid, pretrained on source worlds without labels; see the card beside it.
 SOURCE_STUDENT = Path(__file__).parent / "source_student.safetensors"
+_STRIDES = "has not the strides 4, 8, 16, 32 that a student needs"
 
 
 def make_encoder(
     name: str, weights: str | Path = "none", options: dict | None = None
 ) -> tuple[nn.Module, WeightsRecord]:
-    """An SMP encoder with five stages, and where its weights came from; arguments as `ktda.student.Student`'s."""
-    options = dict(options or {})
+    """An SMP encoder with five stages, and where its weights came from.
+
+    Arguments and errors as `ktda.student.Student`'s.
+    """
     check_encoder(name)
     is_timm = name.startswith("tu-")
     if options and not is_timm:
-        raise InputError(f"encoder {name} takes no options, got {', '.join(options)}; timm's do: tu-NAME")
+        cure = f"takes no options, got {', '.join(options)}; timm's do: tu-NAME"
+        raise InputError(f"encoder {name} {cure}")
+    build = functools.partial(_build, name, **(options or {}))
     weights = str(weights)
     if weights == "none":
-        return _build(name, options), WeightsRecord("random start", kind="random")
+        return build(), WeightsRecord("random start", kind="random")
     if weights == "imagenet":
-        return _hub_encoder(name, options)
-    if weights == "source":
-        weights = str(SOURCE_STUDENT)
-    tensors = read_tensors(weights)
-    record = WeightsRecord(Path(weights).name, file_sha256(weights), kind="file")
-    encoder = _build(name, options)
-    expected = encoder.state_dict()
-    for prefix in ("", "student.encoder.", "encoder."):
-        given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if given.keys() >= expected.keys():
-            load_strict(encoder, {k: given[k] for k in expected}, f"{weights} does not fit encoder {name}")
-            return encoder, record
-    if not is_timm:
-        missing = next(k for k in expected if k not in tensors)
-        raise InputError(f"{weights} does not fit encoder {name}: tensor {missing} is missing")
-    return _timm_encoder(name, options, weights), record
+        return _from_hub(name, build)
+    path = SOURCE_STUDENT if weights == "source" else Path(weights)
+    return _from_file(name, build, path), WeightsRecord(path.name, file_sha256(path), kind="file")
 
 
 def check_encoder(name: str) -> None:
     """Raise `InputError` with near names unless SMP (or timm, for ``tu-``) knows the encoder."""
-    if name.startswith("tu-"):
-        plain, _, tag = name[3:].partition(".")
-        known = timm.list_models()
-        if tag and plain in known and name[3:] not in timm.list_pretrained(f"{plain}.*"):
-            tags = ", ".join(t.removeprefix(plain + ".") for t in timm.list_pretrained(f"{plain}.*")) or "none"
-            raise InputError(f"unknown student encoder {name!r}: timm's {plain} has no weights {tag}; it has {tags}")
-    else:
-        known, plain = list(smp_encoders), name
+    prefix = "tu-" if name.startswith("tu-") else ""
+    plain, _, tag = name.removeprefix(prefix).partition(".")
+    known = timm.list_models() if prefix else list(smp_encoders)
+    if tag and plain in known:
+        tags = [t.removeprefix(f"{plain}.") for t in timm.list_pretrained(f"{plain}.*")]
+        if not prefix or tag not in tags:
+            what = f"timm's {plain} has no weights {tag}; it has {', '.join(tags) or 'none'}"
+            raise InputError(f"unknown student encoder {name!r}: {what}")
     if plain not in known:
-        near = [("tu-" if name.startswith("tu-") else "") + n for n in difflib.get_close_matches(plain, known)]
-        hint = f"; near names: {', '.join(near)}" if near else "; timm's encoders are written tu-NAME"
-        raise InputError(f"unknown student encoder {name!r}{hint}")
+        near = [prefix + match for match in difflib.get_close_matches(plain, known)]
+        hint = f"near names: {', '.join(near)}" if near else "timm's encoders are written tu-NAME"
+        raise InputError(f"unknown student encoder {name!r}; {hint}")
 
 
-def _build(name: str, options: dict, pretrained: bool = False) -> nn.Module:
+def _build(name: str, pretrained: bool = False, **options) -> nn.Module:
+    weights = True if pretrained else None
     try:
-        encoder = get_encoder(name, depth=5, weights=True if pretrained else None, **options)
+        encoder = get_encoder(name, depth=5, weights=weights, **options)
     except TypeError as error:
         raise InputError(f"encoder {name} refused its options {options}: {error}") from error
     except ValueError as error:  # SMP: "Unsupported model downsampling pattern."
-        raise InputError(f"encoder {name} has not the strides 4, 8, 16, 32 that a student needs") from error
+        raise InputError(f"encoder {name} {_STRIDES}") from error
     if len(encoder.out_channels) != 6:
-        raise InputError(f"encoder {name} has not the strides 4, 8, 16, 32 that a student needs")
+        raise InputError(f"encoder {name} {_STRIDES}")
     return encoder
 
 
-def _timm_encoder(name: str, options: dict, path: Path | str) -> nn.Module:
-    """An encoder with a file in timm's own layout, which timm renames and filters, and checks only in part."""
-    with seeded("fit"):
-        start = _build(name, options).state_dict()
-    try:
-        with seeded("fit"):
-            encoder = _build(name, options | {"pretrained_cfg_overlay": {"file": str(path)}}, pretrained=True)
-    except (RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} does not fit encoder {name}: {reason}") from error
-    for key, value in encoder.state_dict().items():
-        # timm passes over what a file lacks: a matrix that still has its random start was not in it
-        if value.ndim > 1 and torch.equal(value, start[key]):
-            raise InputError(f"{path} does not fit encoder {name}: tensor {key} is missing")
-    return encoder
+def _from_file(name: str, build: functools.partial, path: Path) -> nn.Module:
+    """An encoder with a file in our layout (also that of a whole model) or in timm's own."""
+    tensors = read_tensors(path)
+    message = f"{path} does not fit encoder {name}"
+    encoder = build()
+    expected = encoder.state_dict()
+    for prefix in ("", "student.encoder.", "encoder."):
+        given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        if given.keys() >= expected.keys():
+            load_strict(encoder, {k: given[k] for k in expected}, message)
+            return encoder
+    if not name.startswith("tu-"):
+        missing = next(k for k in expected if k not in tensors)
+        raise InputError(f"{message}: tensor {missing} is missing")
+    return load_by_timm(build, path, f"encoder {name}")
 
 
-def _hub_encoder(name: str, options: dict) -> tuple[nn.Module, WeightsRecord]:
+def _from_hub(name: str, build: functools.partial) -> tuple[nn.Module, WeightsRecord]:
+    """An encoder with the weights that timm or SMP publishes for it."""
     if name.startswith("tu-"):
         cfg = timm.get_pretrained_cfg(name[3:], allow_unregistered=False)
         if cfg is None or not cfg.hf_hub_id:
-            raise InputError(f"timm publishes no weights for {name}; use student_weights=none or a file")
+            cure = "use student_weights=none or a file"
+            raise InputError(f"timm publishes no weights for {name}; {cure}")
         path = hub_file(cfg.hf_hub_id, cfg.hf_hub_filename or "model.safetensors")
-        return _timm_encoder(name, options, path), WeightsRecord(cfg.hf_hub_id, file_sha256(path), cfg.license)
+        encoder = load_by_timm(build, path, f"encoder {name}")
+        return encoder, WeightsRecord(cfg.hf_hub_id, file_sha256(path), cfg.license)
     settings = smp_encoders[name]["pretrained_settings"].get("imagenet")
     if settings is None:
-        raise InputError(f"SMP {smp.__version__} publishes no ImageNet weights for {name}; use none or a file")
+        cure = "use none or a file"
+        raise InputError(f"SMP {smp.__version__} publishes no ImageNet weights for {name}; {cure}")
     path = hub_file(settings["repo_id"], revision=settings["revision"])
-    encoder = _build(name, options)
+    encoder = build()
     load_strict(encoder, read_tensors(path), f"{path} does not fit encoder {name}")
     return encoder, WeightsRecord(settings["repo_id"], file_sha256(path))

@@ -1,13 +1,14 @@
-"""Pretrained weights: from a local file, from the hub's local cache, or from the hub; and where they came from.
+"""Tensors in files: read without running anything, checked against their hash, put into models.
 
-The hub is asked once, briefly, before anything is downloaded, so that a machine without network gets its answer
-in seconds: one line that names the file to fetch elsewhere and where to put it.
+A file of `save_tensors` holds in its header the SHA-256 of all that it holds, so that one flipped
+bit is found when it is read. Files without one (from elsewhere, or older) are read as they are.
 """
 
-import http.client
-import threading
-import urllib.error
-import urllib.request
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ktda.errors import InputError
-from ktda.files import data_root
+from ktda.files import replacing
+from ktda.seeding import seeded
 
-PROBE_SECONDS = 2.0
+HASH = "ktda_sha256"
 
 
 @dataclass(frozen=True)
@@ -42,86 +44,30 @@ class WeightsRecord:
         return asdict(self)
 
 
-def hub_file(repo_id: str, filename: str = "model.safetensors", revision: str | None = None) -> Path:
-    """Path of one file of a hub repository: by hand, from the cache, or downloaded, in this order.
-
-    By hand: in the folder ``weights`` under that of the data sets.
-
-    Args:
-        repo_id: such as ``timm/vit_base_patch14_dinov2.lvd142m``.
-        filename: inside the repository.
-        revision: commit or branch; None is the main branch.
-
-    Raises:
-        InputError: not here and the hub does not answer within `PROBE_SECONDS`, or does not have it.
-    """
-    import huggingface_hub
-
-    by_hand = data_root() / "weights" / repo_id.split("/")[-1] / filename
-    if by_hand.is_file():
-        return by_hand
-    try:
-        cached = huggingface_hub.try_to_load_from_cache(repo_id, filename, revision=revision)
-    except huggingface_hub.errors.HFValidationError as error:
-        raise InputError(f"{repo_id!r} is neither a file here nor a hub id such as timm/NAME") from error
-    if isinstance(cached, str):
-        return Path(cached)
-    cure = f"fetch {filename} of {repo_id} on a machine with network and put it at {by_hand}"
-    endpoint = huggingface_hub.constants.ENDPOINT
-    if huggingface_hub.constants.HF_HUB_OFFLINE or not _answers(endpoint):
-        raise InputError(f"weights {repo_id} are not on this machine and the hub does not answer; {cure}")
-    try:
-        return Path(huggingface_hub.hf_hub_download(repo_id, filename, revision=revision))
-    except Exception as error:  # the hub's client raises its own kinds, and those of its transport
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"the hub did not give {filename} of {repo_id} ({reason}); {cure}") from error
-
-
-def _answers(endpoint: str) -> bool:
-    """Whether the hub answers one short request; any HTTP status is an answer.
-
-    In a thread, because a request's own time limit covers neither the name's resolution nor the trial of one
-    address after the other.
-    """
-    answered = threading.Event()
-
-    def ask() -> None:
-        request = urllib.request.Request(endpoint, method="HEAD")
-        try:
-            urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
-        except urllib.error.HTTPError:
-            pass
-        except (OSError, http.client.HTTPException, ValueError):
-            return
-        answered.set()
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(PROBE_SECONDS)
-    return answered.is_set()
-
-
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
     """Tensors of a ``.safetensors`` file, or of a PyTorch file read with ``weights_only=True``.
 
     A PyTorch file may hold the tensors directly or under "state_dict" or "model".
 
     Raises:
-        InputError: no such file, or not readable as one of the two.
+        InputError: no such file, not readable as one of the two, or not what was written.
     """
     path = Path(path)
     if not path.is_file():
         raise InputError(f"no weights file at {path}")
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise InputError(f"{path} is not a readable safetensors file ({error})") from error
+        metadata = read_metadata(path)
+        tensors = load_file(path)
+        if metadata.pop(HASH, None) not in (None, _digest(tensors, metadata)):
+            cure = "copy it anew, or write it again"
+            raise InputError(f"{path} is damaged: it is not what its SHA-256 was taken of; {cure}")
+        return tensors
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not its own
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{path} does not open with torch.load(weights_only=True): {reason}") from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        message = f"{path} does not open with torch.load(weights_only=True): {reason}"
+        raise InputError(message) from error
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
@@ -130,40 +76,100 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     return content
 
 
-def load_strict(model: nn.Module, tensors: dict[str, Tensor], says: str) -> None:
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """The header's metadata of a safetensors file; {} for another kind of file or for none."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a readable safetensors file ({error})") from error
+
+
+def save_tensors(
+    path: Path,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, str] | None = None,
+    previous: Path | None = None,
+) -> None:
+    """Write a safetensors file with its SHA-256, in one step; `previous`: as in `replacing`."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    metadata = dict(metadata or {})
+    with replacing(path, previous) as partial:
+        try:
+            save_file(tensors, partial, metadata | {HASH: _digest(tensors, metadata)})
+        except SafetensorError as error:  # which the library makes of a full disk, too
+            full = f"os error {errno.ENOSPC}" in str(error)
+            number = errno.ENOSPC if full else errno.EIO
+            raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 over the metadata, and over name, type, shape and bytes of every tensor."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def load_strict(model: nn.Module, tensors: dict[str, Tensor], message: str) -> None:
     """Put tensors into a model, all of them and no other.
 
     Args:
         model: changed in place, also partly where tensors do not fit.
         tensors: by name.
-        says: begin of the error's line; names the source.
+        message: begin of the error's line; names the source.
 
     Raises:
         InputError: a tensor is missing, unknown or of another shape.
     """
-    try:  # the model has the last word: SMP's encoders pass over a classifier, BatchNorm does without its counter
+    try:
+        # The model has the last word: SMP's encoders pass over a classifier, BatchNorm goes without
+        # its counter.
         model.load_state_dict(tensors)
     except RuntimeError as error:
         own = model.state_dict()
-        missing, unknown = [k for k in own if k not in tensors], [k for k in tensors if k not in own]
-        wrong = [k for k in own if k in tensors and tensors[k].shape != own[k].shape][:1]
-        names = [f"{len(m)} {what} (first {m[0]})" for m, what in ((missing, "missing"), (unknown, "unknown")) if m]
-        names += [f"{k} has shape {tuple(tensors[k].shape)}, expected {tuple(own[k].shape)}" for k in wrong]
-        raise InputError(f"{says}: {'; '.join(names) or ' '.join(str(error).split())}") from error
+        missing = [name for name in own if name not in tensors]
+        unknown = [name for name in tensors if name not in own]
+        shared = [name for name in own if name in tensors]
+        wrong = [name for name in shared if tensors[name].shape != own[name].shape]
+        faults = [f"{len(missing)} missing (first {missing[0]})"] if missing else []
+        faults += [f"{len(unknown)} unknown (first {unknown[0]})"] if unknown else []
+        for name in wrong[:1]:
+            got, expected = tuple(tensors[name].shape), tuple(own[name].shape)
+            faults.append(f"{name} has shape {got}, expected {expected}")
+        reason = "; ".join(faults) or " ".join(str(error).split())
+        raise InputError(f"{message}: {reason}") from error
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file beside its name, then put it there in one step, with ordinary permissions."""
-    partial = path.with_name(path.name + ".partial")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, partial, metadata)
-    partial.chmod(0o644)  # the library writes for the owner alone
-    partial.replace(path)
+def load_by_timm(build: Callable[..., nn.Module], path: Path | str, name: str) -> nn.Module:
+    """A model with the weights of a file in timm's own layout, which timm renames and filters.
 
+    Args:
+        build: takes ``pretrained`` and ``pretrained_cfg_overlay`` as `timm.create_model` does.
+        path: the file.
+        name: what is built, for the error's line.
 
-def read_metadata(path: Path | str) -> dict[str, str]:
-    """The json metadata in the header of a safetensors file; {} for another kind of file or for none."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
-        return {}
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
+    Raises:
+        InputError: a tensor is missing or of another shape.
+    """
+    tensors = read_tensors(path)  # also refuses what timm must not open
+    try:
+        with seeded("fit"):
+            model = build(pretrained=True, pretrained_cfg_overlay={"file": str(path)})
+    except (RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path} does not fit {name}: {reason}") from error
+    renamed = {key: value for key, value in model.state_dict().items() if key not in tensors}
+    if renamed:
+        with seeded("fit"):
+            start = build().state_dict()
+        # timm passes over what a file lacks: a matrix with its random start was not in it.
+        for key, value in renamed.items():
+            if value.ndim > 1 and torch.equal(value, start[key]):
+                raise InputError(f"{path} does not fit {name}: tensor {key} is missing")
+    return model

@@ -1,0 +1,166 @@
+"""What a model folder, or a teacher's file, says of itself, checked before anything is built of it.
+
+Such files come from strangers. Every field is checked by name, type and range; arguments that are
+settings by the settings' own bounds; options of a library's constructor against a list of names, so
+that none can name a file, fetch weights or change what is built.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ktda.config import make_config
+from ktda.errors import InputError, suggest_name
+from ktda.files import check_fields
+
+FORMAT = 1
+FIELDS = {
+    "format": int,
+    "model": str,
+    "arguments": dict,
+    "normalisation": dict,
+    "classes": list,
+    "palette": list,
+    "ignore_index": int,
+}
+MAY_HAVE = {"teacher": dict}  # of model "teacher" alone
+# Arguments of a model that are no setting: their smallest and largest value.
+RANGES = {
+    "num_classes": (1, 1000),
+    "width": (1, 16_384),
+    "patch": (1, 256),
+    "fmm_hidden": (0, 65_536),
+    "in_channels": (1, 1000),
+}
+_TEACHER = ("name", "blocks", "pretrained", "norm", "resample", "seed")
+# Options of timm's constructors that shape a network, all of them plain values.
+OPTIONS = {
+    "class_token", "conv_mlp", "depth", "depths", "dims", "drop_path_rate", "drop_rate",
+    "dynamic_img_pad", "dynamic_img_size", "embed_dim", "embed_dims", "fc_norm", "final_norm",
+    "global_pool", "img_size", "init_values", "kernel_sizes", "ls_init_value", "mlp_ratio",
+    "no_embed_class", "num_classes", "num_heads", "patch_size", "pos_embed", "pre_norm",
+    "proj_bias", "qk_norm", "qkv_bias", "reg_tokens", "strict_img_size", "use_fc_norm",
+    "use_grn", "window_size",
+}  # fmt: skip
+
+
+def check_options(options: Any, where: str) -> dict[str, Any]:
+    """The options of a library's constructor, if each is known, plain and of a sensible size.
+
+    Raises:
+        InputError: another name, or a value that is no flag, word, number or list of numbers.
+    """
+    check_fields(options, {}, where)
+    for name, value in options.items():
+        if name not in OPTIONS:
+            message = f"{where} sets {name!r}, which no file may"
+            raise InputError(f"{message}; {suggest_name(name, sorted(OPTIONS))}")
+        numbers = value if isinstance(value, list) else [value]
+        plain = isinstance(value, str | bool | None) or all(map(_is_size, numbers))
+        if not plain or len(numbers) > 64 or len(str(value)) > 500:
+            message = f"{where}: {name} is {str(value)[:80]!r}"
+            raise InputError(f"{message}; expected a flag, a word, or numbers from 0 to 65,536")
+    return options
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value <= 65_536
+
+
+def check_model_folder(content: Any, path: Path, constructor: Callable[[str], Callable]) -> None:
+    """Check the content of a ``config.json``.
+
+    Args:
+        content: of the file.
+        path: of the file, for the error's line.
+        constructor: gives the class of a model's name.
+
+    Raises:
+        InputError: another format, or a field that is missing, unknown, of another type or range.
+    """
+    where = f"{path} is no description of a model"
+    check_fields(content, {"format": int}, where)
+    if content["format"] != FORMAT:
+        cure = f"this version reads {FORMAT}; load it with the version that wrote it"
+        raise InputError(f"{path} has format {content['format']}; {cure}")
+    check_fields(content, FIELDS, where)
+    _check_names(content, FIELDS | MAY_HAVE, where)
+
+    arguments = content["arguments"]
+    _check_arguments(content["model"], arguments, constructor, where)
+    classes = content["classes"]
+    if not all(isinstance(name, str) and name for name in classes):
+        raise InputError(f"{where}: classes are {str(classes)[:80]}, expected words")
+    if len(classes) != arguments.get("num_classes"):
+        expected = f"num_classes is {arguments.get('num_classes')}"
+        raise InputError(f"{where}: it names {len(classes)} classes, but {expected}")
+    palette = content["palette"]
+    if len(palette) != len(classes) or not all(_are_numbers(c, 0, 255, 3) for c in palette):
+        raise InputError(f"{where}: palette; expected [red, green, blue] for every class")
+    if not 0 <= content["ignore_index"] <= 65_535:
+        message = f"{where}: ignore_index is {content['ignore_index']}"
+        raise InputError(f"{message}, expected 0 to 65535")
+    bands = arguments.get("in_channels", 3)
+    for name, low in (("mean", -1e6), ("std", 1e-6)):
+        if not _are_numbers(content["normalisation"].get(name), low, 1e6, bands):
+            what = f"expected {bands} numbers from {low:g} to 1e6"
+            raise InputError(f"{where}: normalisation.{name}; {what}")
+    if "teacher" in content:
+        _check_teacher(content["teacher"], where)
+
+
+def _check_arguments(
+    model: str, arguments: dict[str, Any], constructor: Callable[[str], Callable], where: str
+) -> None:
+    """Names from the constructor's signature, values by the settings of the same name."""
+    settings = {"model": model}
+    settings |= {k: v for k, v in arguments.items() if k not in RANGES}
+    options = settings.pop("encoder_options", None) or {}
+    if "encoder" in settings:
+        settings["student"] = settings.pop("encoder")
+    _check_settings(settings, where)  # first of all, the model's own name
+    _check_names(arguments, inspect.signature(constructor(model)).parameters, where)
+    for apart in ("model", "teacher", "student_weights"):
+        if apart in arguments:
+            raise InputError(f"{where}: {apart} is no argument of a trained model")
+    for name, (low, high) in RANGES.items():
+        value = arguments.get(name, low)
+        if type(value) is not int or not low <= value <= high:
+            expected = f"a whole number from {low} to {high}"
+            raise InputError(f"{where}: {name} is {str(value)[:80]!r}, expected {expected}")
+    check_options(options, f"{where}: encoder_options")
+
+
+def _check_teacher(teacher: dict[str, Any], where: str) -> None:
+    """The arguments of `ktda.teacher.Teacher`."""
+    where = f"{where}: teacher"
+    _check_names(teacher, _TEACHER, where)
+    check_fields(teacher, {"name": str}, where)
+    settings = {f"teacher_{k}": v for k, v in teacher.items() if k not in ("name", "seed")}
+    settings["teacher_blocks"] = settings.get("teacher_blocks") or []
+    settings |= {"teacher": teacher["name"], "seed": teacher.get("seed", 0)}
+    _check_settings(settings, where)
+
+
+def _check_settings(settings: dict[str, Any], where: str) -> None:
+    try:
+        make_config("paper", settings)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _check_names(given: Mapping, known: Iterable[str], where: str) -> None:
+    for name in given:
+        if name not in known:
+            raise InputError(f"{where}: unknown field {name!r}; {suggest_name(name, list(known))}")
+
+
+def _are_numbers(values: Any, low: float, high: float, count: int) -> bool:
+    """Whether a value is a list of so many finite numbers in a range."""
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(type(v) in (int, float) and math.isfinite(v) and low <= v <= high for v in values)
+    )
