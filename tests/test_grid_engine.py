@@ -25,7 +25,6 @@ from ktda.cli.main import main
 from ktda.config import make_config
 from ktda.data.folder import data_hash, open_data
 from ktda.errors import InputError
-from ktda.files import content_hash
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_a_run_is_its_settings_its_data_and_the_source(tmp_path: Path, tiny_set:
     run = first[2]
     config = make_config(run.preset, [*run.overrides, "seed=0"], run.data)  # as the notebook resolves it
     assert config.fmm == "none"
-    assert run.config_hash == content_hash(config.as_dict())
+    assert run.config_hash == config.config_hash
     assert run.data_hash == data_hash(open_data(str(tiny_set)))
 
     renamed = runs_of(tmp_path, tiny_set, other={"fmm": "none"})

@@ -120,7 +120,7 @@ def test_sigterm_is_left_alone_outside_the_main_thread() -> None:
 def held(tmp_path: Path) -> Path:
     """A folder that holds a failed run."""
     config = tiny()
-    content = {"status": "failed", "config": config.as_dict(), "config_hash": content_hash(config.as_dict())}
+    content = {"status": "failed", "config": config.as_dict(), "config_hash": config.config_hash}
     write_json(tmp_path / "manifest.json", content | {"init": None, "data": {"source": "set", "hash": "0"}})
     return tmp_path
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from ktda.config import make_config
 from ktda.data.folder import data_hash, open_data
 from ktda.runs.record import Manifest
-from ktda.files import content_hash, write_json
+from ktda.files import write_json
 
 out, config = Path(OUT), make_config(PRESET, [*OVERRIDES, f"seed={{SEED}}"], DATA)
 out.mkdir(exist_ok=True)
@@ -54,7 +54,7 @@ write_json(out / "metrics.json", scores | dict(splits={{}}, peak_memory_bytes=1)
 Manifest(
     out / "manifest.json",
     config=config.as_dict(),
-    config_hash=content_hash(config.as_dict()),
+    config_hash=config.config_hash,
     data={{"hash": data_hash(open_data(DATA)), "classes": ["a", "b", "c"]}},
     machine={{"device": "cpu", "name": ""}},
     parameters={{"trained": 1, "inference": 1, "teacher": 0}},

@@ -11,7 +11,7 @@ from ktda.config import Config
 from ktda.data.folder import TileSet, data_hash, open_data, read_image
 from ktda.data.protocol import Splits
 from ktda.errors import InputError
-from ktda.files import content_hash, now, read_json
+from ktda.files import now, read_json
 from ktda.runs.record import Manifest, machine
 from ktda.teacher import Teacher
 
@@ -34,7 +34,7 @@ def check_folder(out: Path, data: str, config: Config, resume: bool, init: str |
     status = manifest.get("status")
     if not resume:
         raise InputError(f"{out} holds a run ({status}); go on with --resume, or choose another --out")
-    if manifest.get("config_hash") != content_hash(config.as_dict()):
+    if manifest.get("config_hash") != config.config_hash:
         before = manifest.get("config", {})
         changed = [f"{k}={before.get(k)!r}" for k, v in _plain(config).items() if before.get(k) != v]
         raise InputError(
@@ -91,7 +91,7 @@ def start_manifest(
         **({"start": before["start"]} if before else {}),
         resumed=resumed,
         config=_plain(config),
-        config_hash=content_hash(config.as_dict()),
+        config_hash=config.config_hash,
         seed=config.seed,
         data={
             "source": str(data),

@@ -61,9 +61,9 @@ def plan_runs(table: Table, data_hashes: dict[str, str]) -> list[Run]:
     for data in table.data:
         for row in table.rows:
             for seed in table.seeds:
-                config = table.config(row, data, seed).as_dict()
-                parts = {"config": config, "data_hash": data_hashes[data], "source_hash": source_hash()}
-                parts |= {"files": _file_hashes(config), "versions": versions()}
+                config = table.config(row, data, seed)
+                parts = {"config": config.identity(), "data_hash": data_hashes[data], "source_hash": source_hash()}
+                parts |= {"files": _file_hashes(config.as_dict()), "versions": versions()}
                 runs.append(
                     Run(
                         id=content_hash(parts)[:12] if data_hashes[data] else "",
@@ -75,7 +75,7 @@ def plan_runs(table: Table, data_hashes: dict[str, str]) -> list[Run]:
                         preset=table.preset,
                         overrides=tuple(table.overrides(row)),
                         needs_gpu=row.needs_gpu,
-                        config_hash=content_hash(config),
+                        config_hash=config.config_hash,
                         data_hash=data_hashes[data],
                         source_hash=parts["source_hash"],
                     )

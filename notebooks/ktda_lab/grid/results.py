@@ -15,7 +15,7 @@ import yaml
 from numpy.typing import NDArray
 
 from ktda.errors import InputError
-from ktda.files import content_hash, project_root, read_json, write_beside
+from ktda.files import project_root, read_json, write_beside
 from ktda_lab.grid.plan import PLAN, RUNS, TABLE, Run, finished, read_plan, wall_seconds
 from ktda_lab.grid.table import Table, read_table
 
@@ -165,7 +165,7 @@ def _still_valid(old: pd.DataFrame, new: pd.DataFrame, table: Table) -> pd.DataF
         line.row in rows
         and (line.data, line.row, line.seed) not in run
         and data.get(line.data, line.data_hash) == line.data_hash
-        and content_hash(table.config(rows[line.row], line.data, line.seed).as_dict()) == line.config_hash
+        and table.config(rows[line.row], line.data, line.seed).config_hash == line.config_hash
         for line in old.itertuples()
     ]
     return old[pd.Series(valid, old.index, dtype=bool)]
