@@ -1,6 +1,6 @@
 """Feature Alignment Module (FAM): student maps on the teacher's channels and patch grid.
 
-Per level a 1x1 convolution C_i -> D with bias (no norm, no activation), then bilinear resizing
+Per level i a 1x1 convolution C_i -> D with bias (no norm, no activation), then bilinear resizing
 (align_corners False) to the teacher's grid; weights start truncated normal with std 0.02.
 Source: KTDA, ICME 2025, section on knowledge transfer; the authors' released code.
 """
@@ -32,17 +32,21 @@ class FeatureAlignment(nn.Module):
 
         Args:
             maps: student maps, level i of shape (N, C_i, H_i, W_i).
-            grid: (h, w) of the teacher, see `patch_grid`; a function of the image, never of a stored embedding.
+            grid: (h, w) of the teacher, a function of the image, never of a stored embedding.
 
         Returns:
             One (N, D, h, w) map per level.
         """
-        return [self._align(p, x, grid) for p, x in zip(self.projections, maps, strict=True)]
+        return [align(p, x, grid) for p, x in zip(self.projections, maps, strict=True)]
 
-    @staticmethod
-    def _align(projection: nn.Conv2d, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        # A 1x1 convolution with bias and bilinear resizing commute (the interpolation weights sum to one),
-        # so both run at the smaller of the two sizes: at 256 px level 0 is 64 x 64 and the grid 19 x 19.
-        if x.shape[-2] * x.shape[-1] > grid[0] * grid[1]:
-            return projection(resize(x, grid))  # (N, C_i, h, w) -> (N, D, h, w)
-        return resize(projection(x), grid)  # (N, D, H_i, W_i) -> (N, D, h, w)
+
+def align(projection: nn.Conv2d, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(N, C, H, W) -> (N, D, h, w), in the cheaper order.
+
+    A 1x1 convolution with bias and bilinear resizing commute (the interpolation weights sum to
+    one), so both run at the smaller size: at 256 px level 0 is 64 x 64 and the grid 19 x 19.
+    """
+    places = x.shape[-2] * x.shape[-1]
+    if places > grid[0] * grid[1]:
+        return projection(resize(x, grid))  # (N, C, H, W) -> (N, C, h, w) -> (N, D, h, w)
+    return resize(projection(x), grid)  # (N, C, H, W) -> (N, D, H, W) -> (N, D, h, w)

@@ -1,7 +1,8 @@
 """Decode heads on a four-level pyramid, and the auxiliary head.
 
-The UPerNet topology is SMP's decoder in the authors' form: without its per-level norms, with channel dropout and
-a 1x1 classifier (Xiao et al., ECCV 2018). The SegFormer head is SMP's all-MLP decoder (Xie et al., NeurIPS 2021).
+The UPerNet topology is SMP's decoder in the authors' form: without its per-level norms, with
+channel dropout and a 1x1 classifier (Xiao et al., ECCV 2018). The SegFormer head is SMP's all-MLP
+decoder (Xie et al., NeurIPS 2021).
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,10 @@ KINDS = ("upernet", "segformer")
 
 
 def _initialise(head: nn.Module) -> None:
-    """Kaiming-normal convolutions, unit BatchNorm, classifier normal with std 0.01 (the authors' framework's start)."""
+    """The start of the authors' framework.
+
+    Kaiming-normal convolutions, unit BatchNorm, a classifier that is normal with std 0.01.
+    """
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -46,13 +50,17 @@ class DecodeHead(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"decode head {kind!r}; expected one of {', '.join(KINDS)}")
-        # SMP's decoders count levels from stride 1; strides 1 and 2 are not used and have no channels here.
+        # SMP's decoders count levels from stride 1; strides 1 and 2 are not used: no channels here.
         pyramid = [0, 0, *in_channels]
         if kind == "upernet":
             self.decoder = UPerNetDecoder(pyramid, encoder_depth=5, decoder_channels=channels)
-            self.decoder.feature_norms = nn.ModuleList()  # the authors' form has no norm per level
+            self.decoder.feature_norms = nn.ModuleList()  # the authors' form: no norm per level
         else:
-            self.decoder = SegformerDecoder(pyramid, encoder_depth=5, segmentation_channels=channels)
+            self.decoder = SegformerDecoder(
+                pyramid,
+                encoder_depth=5,
+                segmentation_channels=channels,
+            )
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         _initialise(self)
@@ -60,10 +68,12 @@ class DecodeHead(nn.Module):
     def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
         """(N, C_i, h_i, w_i) per level, finest first -> logits (N, K, h_0, w_0)."""
         n, _, h, w = pyramid[0].shape
-        # The placeholder stands for strides 1 and 2: SMP's SegFormer reads its size (4 h, 4 w) and no channel of it.
+        # The placeholder stands for strides 1 and 2: SMP's SegFormer reads its size (4 h, 4 w) and
+        # no channel of it.
         stride_1 = pyramid[0].new_empty((n, 0, 4 * h, 4 * w))
         x = self.decoder([stride_1, stride_1, *pyramid])  # (N, channels, h_0, w_0)
-        return self.classifier(self.dropout(x))
+        x = self.dropout(x)
+        return self.classifier(x)  # (N, K, h_0, w_0)
 
 
 class AuxiliaryHead(nn.Module):
@@ -76,7 +86,13 @@ class AuxiliaryHead(nn.Module):
         dropout: probability of dropping a whole channel.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 256, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        channels: int = 256,
+        dropout: float = 0.1,
+    ) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
@@ -87,4 +103,6 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> logits (N, K, h, w)."""
-        return self.classifier(self.dropout(self.act(self.bn(self.convolution(x)))))
+        x = self.act(self.bn(self.convolution(x)))  # (N, channels, h, w)
+        x = self.dropout(x)
+        return self.classifier(x)

@@ -1,4 +1,4 @@
-"""Images as tensors: normalised, resized, and the grid of patches that a vision transformer cuts them into."""
+"""Images as tensors: normalised, resized, and the grid of patches that a transformer reads."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,27 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> Tensor:
-    """RGB in [0, 1] -> what every segmenter takes; the one normalisation in training, prediction and export."""
-    return (images - images.new_tensor(mean).view(3, 1, 1)) / images.new_tensor(std).view(3, 1, 1)
+def normalise(
+    images: Tensor,
+    mean: Sequence[float] = IMAGENET_MEAN,
+    std: Sequence[float] = IMAGENET_STD,
+) -> Tensor:
+    """``(x - mean) / std`` per channel: RGB (N, 3, H, W) in [0, 1] -> what a model takes.
+
+    The one normalisation in training, prediction and export.
+    """
+    mean = images.new_tensor(mean).view(3, 1, 1)
+    std = images.new_tensor(std).view(3, 1, 1)
+    return (images - mean) / std
 
 
 def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
-    """The teacher's grid of an image padded at bottom and right: ``ceil(image / patch)``, 256 / 14 -> 19."""
+    """The grid of an image padded at bottom and right: ``ceil(image / patch)``, 256 / 14 -> 19."""
     return -(-height // patch), -(-width // patch)
 
 
 def resize(x: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Bilinear resizing without corner alignment and without antialiasing, the authors' everywhere."""
+    """(N, C, H, W) -> (N, C, *size): bilinear, corners not aligned, no antialiasing (authors')."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,12 +1,14 @@
 r"""Losses of KTDA: distillation (KL and MSE) and segmentation (cross-entropy, Dice, focal).
 
-Distillation, per level between the teacher's map t and the aligned student's map s, both (N, D, h, w):
+Distillation, per level between the teacher's map t and the aligned student's map s, both
+(N, D, h, w), averaged over the levels:
 
-    L = alpha * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - alpha) * MSE(s, t), averaged over the levels.
+    L = alpha * T^2 * KL(softmax(t / T) || softmax(s / T)) + (1 - alpha) * MSE(s, t)
 
-Which values form one distribution is the `axis`: the released code takes dim -1, the image *width* (D * h
-distributions of w values); "channel" takes the D channels of one place, "spatial" the h * w places of one channel.
-Sources: KTDA (ICME 2025) and its released code; Hinton et al. 2015 for the temperature and its square.
+Which values form one distribution is the `axis`: the released code takes dim -1, the image *width*
+(D * h distributions of w values); "channel" takes the D channels of one place, "spatial" the h * w
+places of one channel.
+Sources: KTDA (ICME 2025) and its released code; Hinton et al. 2015 for T and its square.
 """
 
 from collections.abc import Sequence
@@ -28,15 +30,15 @@ def kl_divergence(
     temperature: float = 1.0,
     reduction: str = "authors",
 ) -> Tensor:
-    """KL(teacher || student) of softmaxes, times the temperature's square; computed in fp32, also under autocast.
+    """KL(teacher || student) of softmaxes, times the temperature's square, always in fp32.
 
     Args:
         student: (N, D, h, w).
         teacher: (N, D, h, w), no gradient flows into it.
         axis: which values form one distribution: "width" (as released), "channel" or "spatial".
         temperature: divides both maps; positive.
-        reduction: "authors" sums over the distributions of an image and averages over images (1e2 to 1e3 nats
-            at the authors' sizes); "mean" averages over the distributions.
+        reduction: "authors" sums over the distributions of an image and averages over images (1e2
+            to 1e3 nats at the authors' sizes); "mean" averages over the distributions.
 
     Returns:
         A scalar in nats, at least 0, and 0 where both are equal.
@@ -46,12 +48,16 @@ def kl_divergence(
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
     with torch.autocast(student.device.type, enabled=False):
-        s, t = student.float() / temperature, teacher.detach().float() / temperature
+        s = student.float() / temperature
+        t = teacher.detach().float() / temperature
         if axis == "spatial":
-            s, t = s.flatten(2), t.flatten(2)  # (N, D, h * w)
+            s = s.flatten(2)  # (N, D, h, w) -> (N, D, h * w)
+            t = t.flatten(2)
         dim = 1 if axis == "channel" else -1
-        # log_softmax, not log(softmax): the latter can reach -inf in half precision
-        total = F.kl_div(s.log_softmax(dim), t.log_softmax(dim), reduction="sum", log_target=True)
+        # log_softmax, not log(softmax): the latter can reach -inf in half precision.
+        log_s = s.log_softmax(dim)
+        log_t = t.log_softmax(dim)
+        total = F.kl_div(log_s, log_t, reduction="sum", log_target=True)
         count = len(s) if reduction == "authors" else s.numel() // s.shape[dim]
         return total * (temperature**2 / count)
 
@@ -66,8 +72,8 @@ def distillation_loss(
 ) -> Tensor:
     """Mean over levels of ``alpha * KL + (1 - alpha) * MSE``.
 
-    With ``reduction="authors"`` and alpha 0, the loss is halved as in the released code (so that the MSE keeps the
-    weight that it has at alpha 0.5); "mean" never does that.
+    With ``reduction="authors"`` and alpha 0, the loss is halved as in the released code (so that
+    the MSE keeps the weight that it has at alpha 0.5); "mean" never does that.
 
     Args:
         students: aligned student maps, (N, D, h, w) per level.
@@ -79,13 +85,13 @@ def distillation_loss(
         A scalar in fp32.
     """
     if len(students) != len(teachers):
-        raise ValueError(
-            f"{len(students)} student maps but {len(teachers)} teacher maps; choose as many teacher blocks"
-        )
+        maps = f"{len(students)} student maps but {len(teachers)} teacher maps"
+        raise ValueError(f"{maps}; choose as many teacher blocks")
     levels = []
     for s, t in zip(students, teachers, strict=True):
         if s.shape != t.shape:
-            raise ValueError(f"student map {tuple(s.shape)} and teacher map {tuple(t.shape)} differ in shape")
+            shapes = f"student map {tuple(s.shape)} and teacher map {tuple(t.shape)}"
+            raise ValueError(f"{shapes} differ in shape")
         level = torch.zeros((), device=s.device)
         if alpha > 0:
             level = level + alpha * kl_divergence(s, t, axis, temperature, reduction)
@@ -109,7 +115,7 @@ def cross_entropy(
         logits: (N, K, H, W).
         masks: (N, H, W) class indices, `ignore_index` where unlabelled.
         ignore_index: label that does not count.
-        average: "authors" divides by all pixels, ignored ones counting 0; "valid" by the pixels that count.
+        average: "authors" divides by all pixels, ignored ones too; "valid" by those that count.
         class_weights: (K,) factors on each pixel's loss by its class.
 
     Returns:
@@ -117,9 +123,16 @@ def cross_entropy(
     """
     if average not in CE_AVERAGES:
         raise ValueError(f"ce_average {average!r}; expected one of {', '.join(CE_AVERAGES)}")
-    total = F.cross_entropy(logits.float(), masks, weight=class_weights, ignore_index=ignore_index, reduction="sum")
-    count = masks.numel() if average == "authors" else (masks != ignore_index).sum().clamp(min=1)
-    return total / count
+    total = F.cross_entropy(
+        logits.float(),
+        masks,
+        weight=class_weights,
+        ignore_index=ignore_index,
+        reduction="sum",
+    )
+    if average == "authors":
+        return total / masks.numel()
+    return total / (masks != ignore_index).sum().clamp(min=1)
 
 
 def segmentation_loss(
@@ -131,10 +144,13 @@ def segmentation_loss(
     dice: float = 0.0,
     focal: float = 0.0,
 ) -> Tensor:
-    """Cross-entropy plus optional multi-class Dice and focal terms (SMP's), each times its weight."""
+    """Cross-entropy plus optional multi-class Dice and focal terms (SMP's), each by its weight."""
     loss = cross_entropy(logits, masks, ignore_index, average, class_weights)
     if dice:
-        loss = loss + dice * DiceLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
-    if focal and (masks != ignore_index).any():  # SMP's focal term averages over nothing: NaN
-        loss = loss + focal * FocalLoss("multiclass", ignore_index=ignore_index)(logits.float(), masks)
+        dice_loss = DiceLoss("multiclass", ignore_index=ignore_index)
+        loss = loss + dice * dice_loss(logits.float(), masks)
+    # SMP's focal term averages over the labelled pixels: NaN where there are none.
+    if focal and (masks != ignore_index).any():
+        focal_loss = FocalLoss("multiclass", ignore_index=ignore_index)
+        loss = loss + focal * focal_loss(logits.float(), masks)
     return loss

@@ -1,7 +1,7 @@
 """Neck between FAM and FMM: a pyramid of scales from maps that all stand on the teacher's grid.
 
-Per level 1x1 convolution, bilinear resizing by a factor (default 4, 2, 1, 0.5), 3x3 convolution; no norm, no
-activation. The paper's figure shows no neck; the authors' released code has it.
+Per level a 1x1 convolution, bilinear resizing by a factor (default 4, 2, 1, 0.5) and a 3x3
+convolution; no norm, no activation. The paper's figure shows no neck; the authors' code has it.
 """
 
 from collections.abc import Sequence
@@ -23,13 +23,20 @@ class Neck(nn.Module):
         scales: factor on height and width per level; sizes are floored (19 * 0.5 -> 9).
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int, scales: Sequence[float] = AUTHORS_SCALES) -> None:
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        scales: Sequence[float] = AUTHORS_SCALES,
+    ) -> None:
         super().__init__()
+        levels = len(in_channels)
+        if len(scales) != levels:
+            raise ValueError(f"{len(scales)} neck scales for {levels} levels; give one per level")
         self.scales = tuple(float(s) for s in scales)
         self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
-        self.smooth = nn.ModuleList(nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in self.scales)
-        if len(self.scales) != len(self.lateral):
-            raise ValueError(f"{len(self.scales)} neck scales for {len(self.lateral)} levels; give one per level")
+        smooth = (nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in self.scales)
+        self.smooth = nn.ModuleList(smooth)
         for convolution in (*self.lateral, *self.smooth):
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)
@@ -37,13 +44,17 @@ class Neck(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """(N, C_i, h_i, w_i) per level -> (N, D, floor(h_i s_i), floor(w_i s_i)) per level."""
         out = []
-        for x, lateral, smooth, scale in zip(maps, self.lateral, self.smooth, self.scales, strict=True):
-            x = lateral(x)  # (N, D, h, w)
-            if min(x.shape[-2:]) * scale < 1:
-                raise InputError(f"a grid of {x.shape[-1]}x{x.shape[-2]} patches times neck scale {scale} is nothing; "
-                                 "use larger tiles or crops, or larger neck_scales")  # fmt: skip
+        levels = zip(maps, self.lateral, self.smooth, self.scales, strict=True)
+        for x, lateral, smooth, scale in levels:
+            h, w = x.shape[-2:]
+            if min(h, w) * scale < 1:
+                raise InputError(
+                    f"a grid of {w}x{h} patches times neck scale {scale} is nothing; "
+                    "use larger tiles or crops, or larger neck_scales",
+                )
+            x = lateral(x)  # (N, C_i, h, w) -> (N, D, h, w)
             if scale != 1:
-                # By factor, not by size: the sampling positions of an odd grid differ (19 * 0.5 -> 9).
+                # By factor, not by size: the samples of an odd grid differ (19 * 0.5 -> 9).
                 x = F.interpolate(x, scale_factor=scale, mode="bilinear", align_corners=False)
             out.append(smooth(x))  # (N, D, h * scale, w * scale)
         return out

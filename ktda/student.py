@@ -1,6 +1,7 @@
-"""Student: an SMP encoder seen as four maps at strides 4, 8, 16 and 32, with an optional LayerNorm on each.
+"""Student: an SMP encoder seen as four maps at strides 4, 8, 16 and 32.
 
-The authors' student is ConvNeXt-B with a LayerNorm on every stage output, which neither timm nor SMP has.
+The authors' student is ConvNeXt-B with a LayerNorm on every stage output, which neither timm nor
+SMP has; so the norms are here.
 """
 
 from pathlib import Path
@@ -17,8 +18,9 @@ class Student(nn.Module):
     Args:
         encoder: SMP encoder name, ``tu-`` before any timm one (``tu-convnext_base``, ``resnet18``).
         norm: LayerNorm over the channels of every level, as the authors have it.
-        weights: "none" (the current random state), "imagenet" (from the hub), "source" (of the package: the student of
-            preset grid, pretrained on simulated source worlds without labels), or a file.
+        weights: "none" (the current random state), "imagenet" (from the hub), "source" (of the
+            package: preset grid's student, pretrained on simulated source worlds without labels),
+            or a file.
         options: further arguments of a ``tu-`` encoder, such as ``{"drop_path_rate": 0.4}``.
 
     Raises:
@@ -26,14 +28,20 @@ class Student(nn.Module):
     """
 
     def __init__(
-        self, encoder: str, norm: bool = True, weights: str | Path = "none", options: dict | None = None
+        self,
+        encoder: str,
+        norm: bool = True,
+        weights: str | Path = "none",
+        options: dict | None = None,
     ) -> None:
         super().__init__()
         self.encoder, self.record = make_encoder(encoder, weights, options)
+        # SMP also gives the image itself and stride 2, which the method does not use.
         self.channels = tuple(self.encoder.out_channels[-4:])
-        self.norms = nn.ModuleList(LayerNorm2d(c, eps=1e-6) if norm else nn.Identity() for c in self.channels)
+        norms = (LayerNorm2d(c, eps=1e-6) if norm else nn.Identity() for c in self.channels)
+        self.norms = nn.ModuleList(norms)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised (N, 3, H, W) -> four (N, C_i, ~H / s, ~W / s) maps at strides s = 4, 8, 16, 32."""
+        """Normalised (N, 3, H, W) -> four (N, C_i, ~H / s, ~W / s) maps, s = 4, 8, 16, 32."""
         levels = self.encoder(images)[-4:]
         return [norm(x) for norm, x in zip(self.norms, levels, strict=True)]

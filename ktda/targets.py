@@ -1,4 +1,7 @@
-"""What the student is asked to match: the teacher's maps of a batch, standardised, kept, or swapped as a control."""
+"""What the student is asked to match: the teacher's maps of a batch.
+
+They may be standardised, kept in memory, or swapped between images as a control.
+"""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -17,18 +20,27 @@ class Targets:
     Args:
         teacher: any teacher.
         standardised: by fixed per-channel statistics of the training tiles, see `statistics`.
-        images: "own", or "other": each image gets the maps of its neighbour in the batch, as a control that has the
-            statistics of the teacher and no knowledge of the image.
-        keep: remember the maps of every image. Worth it where the same pixels come again: flips and rotations of
-            few tiles. Such images are asked for one by one, so that a map never depends on the rest of its batch
-            and a resumed run stays the same to the bit.
+        images: "own", or "other": each image gets the maps of its neighbour in the batch, as a
+            control that has the statistics of the teacher and no knowledge of the image.
+        keep: remember the maps of every image. Worth it where the same pixels come again: flips
+            and rotations of few tiles. Such images are asked for one by one, so that a map never
+            depends on the rest of its batch and a resumed run stays the same to the bit.
 
     Attributes:
         statistics: one (2, D) tensor per map (mean, standard deviation); empty until `measure`.
     """
 
-    def __init__(self, teacher: Teacher, standardised: bool = False, images: str = "own", keep: bool = False) -> None:
-        self.teacher, self.standardised, self.images, self.keep = teacher, standardised, images, keep
+    def __init__(
+        self,
+        teacher: Teacher,
+        standardised: bool = False,
+        images: str = "own",
+        keep: bool = False,
+    ) -> None:
+        self.teacher = teacher
+        self.standardised = standardised
+        self.images = images
+        self.keep = keep
         self.statistics: list[Tensor] = []
         self._kept: dict[bytes, list[Tensor]] = {}
         self._bytes = 0
@@ -36,27 +48,40 @@ class Targets:
     def measure(self, images: Iterable[Tensor], device: torch.device) -> None:
         """Take the statistics over training images (3, H, W) in [0, 1], each once."""
         if self.standardised and not self.statistics:
-            self.statistics = channel_statistics(self.teacher, (image[None].to(device) for image in images))
+            batches = (image[None].to(device) for image in images)  # (1, 3, H, W)
+            self.statistics = channel_statistics(self.teacher, batches)
 
     def __call__(self, images: Tensor, device: torch.device) -> list[Tensor]:
-        """Images (N, 3, H, W) in [0, 1], on the CPU where maps are kept -> one (N, D, h, w) map per block."""
+        """Ask for the maps of a batch.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1], on the CPU where maps are kept.
+            device: of the result.
+
+        Returns:
+            One (N, D, h, w) map per block.
+        """
         if self.keep:
-            each = [self._of(image, device) for image in images]
-            maps = [torch.cat(level) for level in zip(*each, strict=True)]
+            each = [self._maps_of(image, device) for image in images]
+            maps = [torch.cat(level) for level in zip(*each, strict=True)]  # N times (1, D, h, w)
         else:
             maps = self.teacher(images.to(device, non_blocking=True))
         if self.standardised:
             maps = standardise(maps, self.statistics)
-        return [m.roll(1, 0) for m in maps] if self.images == "other" else maps
+        if self.images == "other":
+            maps = [m.roll(1, 0) for m in maps]
+        return maps
 
-    def _of(self, image: Tensor, device: torch.device) -> Sequence[Tensor]:
+    def _maps_of(self, image: Tensor, device: torch.device) -> Sequence[Tensor]:
+        """The (1, D, h, w) maps of one image (3, H, W), recognised by its pixels."""
         key = hashlib.blake2b(image.numpy().data, digest_size=16).digest()
         maps = self._kept.get(key)
         if maps is None:
             maps = self.teacher(image[None].to(device))
             size = sum(m.numel() * m.element_size() for m in maps)
             if self._bytes + size <= KEPT_BYTES:
-                self._kept[key], self._bytes = maps, self._bytes + size
+                self._kept[key] = maps
+                self._bytes += size
         return maps
 
 
@@ -68,24 +93,35 @@ def channel_statistics(teacher: Teacher, batches: Iterable[Tensor]) -> list[Tens
         batches: images (N, 3, H, W) in [0, 1], all of the training set once.
 
     Returns:
-        One (2, D) tensor per map: row 0 the means, row 1 the standard deviations (at least 1e-6), in fp32.
+        One (2, D) tensor per map: the means, and the standard deviations (at least 1e-6), in fp32.
+
+    Raises:
+        ValueError: no images.
     """
-    sums: list[Tensor] = []
+    sums: list[Tensor] = []  # per map (2, D): of the values, and of their squares
+    counts: list[float] = []  # per map: places over all images
     for images in batches:
         maps = [m.cpu().double() for m in teacher(images)]  # not every device knows float64
-        moments = [torch.stack((m.sum((0, 2, 3)), m.square().sum((0, 2, 3)))) for m in maps]  # (2, D)
-        counts = [m.numel() / m.shape[1] for m in maps]
         if not sums:
-            sums, total = moments, counts
-        else:
-            sums = [a + b for a, b in zip(sums, moments, strict=True)]
-            total = [a + b for a, b in zip(total, counts, strict=True)]
+            sums = [m.new_zeros(2, m.shape[1]) for m in maps]
+            counts = [0.0] * len(maps)
+        for i, m in enumerate(maps):
+            sums[i] += torch.stack((m.sum((0, 2, 3)), m.square().sum((0, 2, 3))))
+            counts[i] += m.numel() / m.shape[1]
     if not sums:
         raise ValueError("no images to take the teacher's statistics from")
-    means = [s / n for s, n in zip(sums, total, strict=True)]
-    return [torch.stack((m[0], (m[1] - m[0] ** 2).clamp(min=1e-12).sqrt())).float() for m in means]
+    statistics = []
+    for total, count in zip(sums, counts, strict=True):
+        mean, mean_square = total / count
+        variance = (mean_square - mean**2).clamp(min=1e-12)
+        statistics.append(torch.stack((mean, variance.sqrt())).float())
+    return statistics
 
 
 def standardise(maps: Sequence[Tensor], statistics: Sequence[Tensor]) -> list[Tensor]:
     """Each channel minus its mean over its standard deviation, by fixed `channel_statistics`."""
-    return [(m - s[0].to(m).view(-1, 1, 1)) / s[1].to(m).view(-1, 1, 1) for m, s in zip(maps, statistics, strict=True)]
+    out = []
+    for m, statistic in zip(maps, statistics, strict=True):
+        mean, std = statistic.to(m).view(2, -1, 1, 1)  # (2, D) -> two of (D, 1, 1)
+        out.append((m - mean) / std)
+    return out

@@ -1,45 +1,50 @@
-"""Teacher: a frozen vision transformer that gives one map of patch features per chosen block.
+"""Teacher: a frozen backbone that gives one map of features per chosen block.
 
-It is held by training, never a submodule of the segmenter, so it cannot reach a checkpoint, an optimiser or
-``model.train()``. The authors' teacher is DINOv2 ViT-B/14 (Oquab et al., TMLR 2024), blocks 2, 5, 8 and 11: raw
-residual streams but for the last, which passes the final norm; class (and register) tokens are dropped.
+It is held by training, never a submodule of the segmenter, so it cannot reach a checkpoint, an
+optimiser or ``model.train()``. The authors' teacher is DINOv2 ViT-B/14 (Oquab et al., TMLR 2024),
+blocks 2, 5, 8 and 11: raw residual streams but for the last, which passes the final norm; class
+(and register) tokens are dropped.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from ktda.errors import InputError
-from ktda.images import IMAGENET_MEAN, IMAGENET_STD, patch_grid
+from ktda.extractors import Function, PlainTransformer
+from ktda.images import IMAGENET_MEAN, IMAGENET_STD, normalise
 from ktda.weights.tensors import WeightsRecord
 from ktda.weights.vision_transformer import check_plain, load_vision_transformer
 
 NORMS = ("last", "all")
 RESAMPLES = ("timm", "authors")
 _LEVELS = 4
-# The authors' blocks; another depth takes the last block of each quarter.
-_AUTHORS_BLOCKS = {12: (2, 5, 8, 11), 24: (7, 11, 15, 23)}
+_AUTHORS_BLOCKS = {12: (2, 5, 8, 11), 24: (7, 11, 15, 23)}  # by depth
 
 
 class Teacher:
     """A frozen feature extractor, called on RGB images in [0, 1].
 
     Args:
-        name: a timm vision transformer (``vit_base_patch14_dinov2.lvd142m``), a hub id (``timm/...``), a local
-            ``.safetensors`` file, "random" (a tiny seeded vision transformer), a timm module, or a plain
-            callable (N, 3, H, W) -> one map or a list of maps (N, D, h, w).
-        blocks: 0-based blocks whose output is returned, rising; None takes the authors' four, or the last
-            block of each quarter for another depth.
+        name: a timm vision transformer (``vit_base_patch14_dinov2.lvd142m``), a hub id
+            (``timm/...``), a local ``.safetensors`` file, "random" (a tiny seeded vision
+            transformer), a timm module, or a plain callable (N, 3, H, W) -> one map or a list of
+            maps (N, D, h, w).
+        blocks: 0-based blocks whose output is returned, rising; None takes the authors' four, or
+            the last block of each quarter for another depth (of a callable: all).
         pretrained: False starts a named model from `seed` instead of its weights.
-        norm: "last" applies the final norm to the last map only (the authors' form), "all" to every map.
-        resample: how a position embedding is brought to another grid: "timm" (bicubic, antialiased) or
-            "authors" (bicubic without antialiasing).
+        norm: "last" applies the final norm to the last map only (the authors' form), "all" to each.
+        resample: how a position embedding is brought to another grid: "timm" (bicubic, antialiased)
+            or "authors" (bicubic without antialiasing).
         seed: of random weights.
+
+    Attributes:
+        dim, patch: width D, and pixels per place.
+        parameters: number of frozen parameters, 0 for a callable.
 
     Raises:
         InputError: unknown name, no such block, unreachable weights, or a file that does not fit.
@@ -55,54 +60,49 @@ class Teacher:
         resample: str = "timm",
         seed: int = 0,
     ) -> None:
-        if norm not in NORMS:
-            raise InputError(f"teacher norm {norm!r}; expected one of {', '.join(NORMS)}")
-        if resample not in RESAMPLES:
-            raise InputError(f"teacher resample {resample!r}; expected one of {', '.join(RESAMPLES)}")
-        self.norm, self.resample = norm, resample
-        if hasattr(name, "forward_intermediates"):
-            self.name, self._model = type(name).__name__, name
-            check_plain(self.name, name)
+        for what, value, allowed in (("norm", norm, NORMS), ("resample", resample, RESAMPLES)):
+            if value not in allowed:
+                expected = ", ".join(allowed)
+                raise InputError(f"teacher {what} {value!r}; expected one of {expected}")
+        self.norm = norm
+        self.resample = resample
+        if callable(name):  # a module is callable too
+            self.name = getattr(name, "__name__", type(name).__name__)
             self.record = WeightsRecord(self.name, kind="callable")
-        elif callable(name):
-            self._wrap(name, blocks)
-            return
+            source = name
         else:
             self.name = str(name)
-            self._model, self.record = load_vision_transformer(self.name, pretrained, seed)
-        self._model.eval().requires_grad_(False)
-        depth = len(self._model.blocks)
-        self.blocks = default_blocks(depth) if blocks is None else tuple(blocks)
-        rising = all(a < b for a, b in zip(self.blocks, self.blocks[1:], strict=False))
-        if not self.blocks or not rising or self.blocks[0] < 0 or self.blocks[-1] >= depth:
-            raise InputError(f"teacher blocks {self.blocks}; {self.name} has 0 to {depth - 1}, give them rising")
-        if not getattr(self._model, "dynamic_img_size", False):
-            raise InputError(f"teacher {self.name} serves one image size; make it with dynamic_img_size=True")
-        self.dim: int = self._model.embed_dim
-        self.patch: int = self._model.patch_embed.patch_size[0]
-        cfg = getattr(self._model, "pretrained_cfg", None) or {}
-        self.mean, self.std = tuple(cfg.get("mean", IMAGENET_MEAN)), tuple(cfg.get("std", IMAGENET_STD))
-        # The stored position embedding (None with rotary ones) stays as it is; each grid's resampled copy is kept.
-        self._stored = getattr(self._model, "pos_embed", None)
-        self._stored_grid = tuple(self._model.patch_embed.grid_size)
-        self._embeddings: dict[tuple[int, int], nn.Parameter] = {}
+            source, self.record = load_vision_transformer(self.name, pretrained, seed)
+        self._module = source if isinstance(source, nn.Module) else None
+        if self._module is not None:
+            self._module.eval().requires_grad_(False)
+        # A timm module is normalised for and read block by block, anything else is called as it is.
+        self._model = source if hasattr(source, "forward_intermediates") else None
+        if self._model is None:
+            self._extract = Function(self.name, source)
+        else:
+            check_plain(self.name, source)
+            self._extract = PlainTransformer(self.name, source, norm, resample == "timm")
+            cfg = getattr(source, "pretrained_cfg", None) or {}
+            self.mean = tuple(cfg.get("mean", IMAGENET_MEAN))
+            self.std = tuple(cfg.get("std", IMAGENET_STD))
+        self.blocks = self._choose(blocks)
+        self.dim: int = self._extract.dims[self.blocks[-1]]
+        self.patch: int = self._extract.patches[self.blocks[-1]]
 
-    def _wrap(self, function: Callable, blocks: Sequence[int] | None) -> None:
-        """Hold a plain callable; width, patch and number of maps are read off one 224-pixel image."""
-        self._model, self.name = None, getattr(function, "__name__", type(function).__name__)
-        self.record = WeightsRecord(self.name, kind="callable")
-        self._function = function.eval().requires_grad_(False) if isinstance(function, nn.Module) else function
-        with torch.no_grad():
-            maps = _as_list(self._function(torch.zeros(1, 3, 224, 224)))
-        if any(m.ndim != 4 for m in maps):
-            raise InputError(f"teacher {self.name} must return maps (N, D, h, w); got {[tuple(m.shape) for m in maps]}")
-        self.blocks = tuple(range(len(maps))) if blocks is None else tuple(blocks)
-        if not all(0 <= b < len(maps) for b in self.blocks):
-            raise InputError(f"teacher blocks {self.blocks}, but {self.name} returns {len(maps)} maps")
-        self.dim, h = maps[0].shape[1], maps[0].shape[2]
-        if 224 % h:
-            raise InputError(f"teacher {self.name} gives {h} rows for 224 pixels; expected a whole patch size")
-        self.patch = 224 // h
+    def _choose(self, blocks: Sequence[int] | None) -> tuple[int, ...]:
+        """The blocks asked for, or the default ones."""
+        count = len(self._extract.dims)
+        if blocks is None:
+            return tuple(range(count)) if self._model is None else default_blocks(count)
+        blocks = tuple(blocks)
+        known = all(0 <= b < count for b in blocks)
+        # A backbone is read from front to back; the maps of a callable may come in any order.
+        rising = self._model is None or all(a < b for a, b in itertools.pairwise(blocks))
+        if not blocks or not known or not rising:
+            has = f"{self.name} has 0 to {count - 1}, give them rising"
+            raise InputError(f"teacher blocks {blocks}; {has}")
+        return blocks
 
     @torch.no_grad()  # not inference mode: the MSE saves its target for the backward pass
     def __call__(self, images: Tensor) -> list[Tensor]:
@@ -114,58 +114,23 @@ class Teacher:
         Returns:
             One (N, D, ceil(H / patch), ceil(W / patch)) map per block.
         """
-        if self._model is None:
-            if isinstance(self._function, nn.Module):
-                self._function.eval().to(images.device)
-            maps = _as_list(self._function(images))
-            return [maps[b].clone() if maps[b].is_inference() else maps[b] for b in self.blocks]
-        model = self._model
-        if next(model.parameters()).device != images.device:
-            self.to(images.device)
-        if model.training:  # a module handed over may have been switched by its owner
-            model.eval()
-        grid = patch_grid(*images.shape[-2:], self.patch)
-        x = (images - images.new_tensor(self.mean).view(3, 1, 1)) / images.new_tensor(self.std).view(3, 1, 1)
-        # Normalised first, then padded with zeros at right and bottom, as the authors do.
-        x = F.pad(x, (0, grid[1] * self.patch - x.shape[-1], 0, grid[0] * self.patch - x.shape[-2]))
-        if self._stored is not None:  # told that the embedding is made for this grid, timm does not resample it
-            model.pos_embed, model.patch_embed.grid_size = self._embedding(grid), grid
-        maps = model.forward_intermediates(
-            x,
-            indices=list(self.blocks),
-            norm=False,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )  # (N, h * w, D) each, class and register tokens dropped
-        if self._stored is not None:  # a module handed over stays as its owner made it
-            model.pos_embed, model.patch_embed.grid_size = self._stored, self._stored_grid
-        last = len(maps) - 1
-        maps = [model.norm(m) if self.norm == "all" or i == last else m for i, m in enumerate(maps)]
-        # (N, h * w, D) -> (N, D, h, w), contiguous: the losses read it row by row
-        return [m.transpose(1, 2).unflatten(2, grid).contiguous() for m in maps]
+        if self._module is not None:
+            weight = next(self._module.parameters(), images)
+            if weight.device != images.device:
+                self.to(images.device)
+            if self._module.training:  # a module handed over may have been switched by its owner
+                self._module.eval()
+        if self._model is not None:
+            images = normalise(images, self.mean, self.std)
+        return self._extract(images, self.blocks)
 
     def to(self, device: torch.device | str) -> "Teacher":
         """Move the weights; a call moves them to its images by itself."""
+        if self._module is not None:
+            self._module.to(device)
         if self._model is not None:
-            self._model.to(device)
-            self._stored = getattr(self._model, "pos_embed", None)
-            self._embeddings.clear()
+            self._extract.forget()
         return self
-
-    def _embedding(self, grid: tuple[int, int]) -> nn.Parameter:
-        """The position embedding at a grid, resampled once per size from the stored one."""
-        if grid not in self._embeddings:
-            prefix = 0 if self._model.no_embed_class else self._model.num_prefix_tokens
-            table = resample_abs_pos_embed(
-                self._stored.data,
-                new_size=list(grid),
-                old_size=list(self._stored_grid),
-                num_prefix_tokens=prefix,
-                antialias=self.resample == "timm",
-            )  # (1, prefix + h * w, D)
-            self._embeddings[grid] = nn.Parameter(table, requires_grad=False)
-        return self._embeddings[grid]
 
     @property
     def parameters(self) -> int:
@@ -177,11 +142,9 @@ class Teacher:
 
 
 def default_blocks(depth: int) -> tuple[int, ...]:
-    """The authors' blocks for depth 12 and 24, else the last block of each quarter (6 -> 1, 2, 4, 5)."""
+    """The authors' blocks for depth 12 and 24, else the last of each quarter (6 -> 1, 2, 4, 5)."""
     if depth < _LEVELS:
-        raise InputError(f"a teacher of {depth} blocks cannot give {_LEVELS} maps; choose its blocks by hand")
-    return _AUTHORS_BLOCKS.get(depth, tuple(math.ceil(depth * k / _LEVELS) - 1 for k in range(1, _LEVELS + 1)))
-
-
-def _as_list(maps: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    return [maps] if isinstance(maps, Tensor) else list(maps)
+        what = f"a teacher of {depth} blocks cannot give {_LEVELS} maps"
+        raise InputError(f"{what}; choose its blocks by hand")
+    quarters = (math.ceil(depth * k / _LEVELS) - 1 for k in range(1, _LEVELS + 1))
+    return _AUTHORS_BLOCKS.get(depth, tuple(quarters))

@@ -1,0 +1,131 @@
+"""What a frozen backbone gives, one class per kind of backbone.
+
+Each is called with images and block numbers and returns maps (N, D, h, w). `dims` and `patches`
+tell width and pixels per place of every block. `ktda.teacher.Teacher` chooses class and blocks.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+
+from ktda.errors import InputError
+from ktda.images import patch_grid
+
+PROBE = 224  # side of the image on which a callable shows what it returns
+
+
+class PlainTransformer:
+    """A timm vision transformer: patches of one size, one width, a position embedding or none.
+
+    Args:
+        model: with timm's attributes, see `ktda.weights.vision_transformer.check_plain`.
+        norm: "last" applies the final norm to the last map only (the authors' form), "all" to each.
+        antialias: whether the position embedding is resampled with antialiasing.
+    """
+
+    def __init__(self, name: str, model: nn.Module, norm: str, antialias: bool) -> None:
+        if not getattr(model, "dynamic_img_size", False):
+            cure = "make it with dynamic_img_size=True"
+            raise InputError(f"teacher {name} serves one image size; {cure}")
+        self.model = model
+        self.norm = norm
+        self.antialias = antialias
+        self.patch: int = model.patch_embed.patch_size[0]
+        depth = len(model.blocks)
+        self.dims = (model.embed_dim,) * depth
+        self.patches = (self.patch,) * depth
+        self._stored_grid = tuple(model.patch_embed.grid_size)
+        self.forget()
+
+    def forget(self) -> None:
+        """Take the stored position embedding anew, as after a move; rotary models have none.
+
+        It stays as it is; the copies resampled for other grids are kept, one per grid.
+        """
+        self._stored = getattr(self.model, "pos_embed", None)
+        self._embeddings: dict[tuple[int, int], nn.Parameter] = {}
+
+    def __call__(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Normalised (N, 3, H, W) -> one (N, D, ceil(H / patch), ceil(W / patch)) per block."""
+        height, width = images.shape[-2:]
+        grid = patch_grid(height, width, self.patch)
+        # Normalised first, then padded with zeros at right and bottom, as the authors do.
+        right = grid[1] * self.patch - width
+        bottom = grid[0] * self.patch - height
+        x = F.pad(images, (0, right, 0, bottom))
+        maps = self._forward(x, blocks, grid)  # (N, h * w, D) each
+        last = len(maps) - 1
+        out = []
+        for i, m in enumerate(maps):
+            if self.norm == "all" or i == last:
+                m = self.model.norm(m)
+            m = m.transpose(1, 2).unflatten(2, grid)  # (N, h * w, D) -> (N, D, h, w)
+            out.append(m.contiguous())  # the losses read it row by row
+        return out
+
+    def _forward(self, x: Tensor, blocks: Sequence[int], grid: tuple[int, int]) -> list[Tensor]:
+        """Raw tokens of the blocks, class and register tokens dropped."""
+        model = self.model
+        if self._stored is not None:
+            # Told that the embedding is made for this grid, timm does not resample it.
+            model.pos_embed = self._embedding(grid)
+            model.patch_embed.grid_size = grid
+        maps = model.forward_intermediates(
+            x,
+            indices=list(blocks),
+            norm=False,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        if self._stored is not None:  # a module handed over stays as its owner made it
+            model.pos_embed = self._stored
+            model.patch_embed.grid_size = self._stored_grid
+        return maps
+
+    def _embedding(self, grid: tuple[int, int]) -> nn.Parameter:
+        """The position embedding at a grid, resampled once per size from the stored one."""
+        if grid not in self._embeddings:
+            prefix = 0 if self.model.no_embed_class else self.model.num_prefix_tokens
+            table = resample_abs_pos_embed(
+                self._stored.data,
+                new_size=list(grid),
+                old_size=list(self._stored_grid),
+                num_prefix_tokens=prefix,
+                antialias=self.antialias,
+            )  # (1, prefix + h * w, D)
+            self._embeddings[grid] = nn.Parameter(table, requires_grad=False)
+        return self._embeddings[grid]
+
+
+class Function:
+    """A plain callable (N, 3, H, W) in [0, 1] -> one map or a list of maps (N, D, h, w).
+
+    Widths, patches and the number of maps are read off one image of 224 pixels.
+    """
+
+    def __init__(self, name: str, function: Callable[[Tensor], Tensor | Sequence[Tensor]]) -> None:
+        self.function = function
+        with torch.no_grad():
+            maps = self._maps(torch.zeros(1, 3, PROBE, PROBE))
+        if any(m.ndim != 4 for m in maps):
+            shapes = [tuple(m.shape) for m in maps]
+            raise InputError(f"teacher {name} must return maps (N, D, h, w); got {shapes}")
+        for rows in (m.shape[2] for m in maps):
+            if PROBE % rows:
+                given = f"teacher {name} gives {rows} rows for {PROBE} pixels"
+                raise InputError(f"{given}; expected a whole patch size")
+        self.dims = tuple(m.shape[1] for m in maps)
+        self.patches = tuple(PROBE // m.shape[2] for m in maps)
+
+    def _maps(self, images: Tensor) -> list[Tensor]:
+        maps = self.function(images)
+        return [maps] if isinstance(maps, Tensor) else list(maps)
+
+    def __call__(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        maps = self._maps(images)
+        # A tensor made in inference mode cannot be the target of a loss.
+        return [maps[b].clone() if maps[b].is_inference() else maps[b] for b in blocks]
