@@ -25,9 +25,17 @@ _SMALL = {
     "vflip": 0.5,
 }
 PRESETS: dict[str, dict] = {
-    "smoke": _SMALL | {"steps": 4, "batch_size": 2, "crop": 64, "warmup_steps": 2, "poly_begin": 2, "tiles": 8},
+    "smoke": _SMALL
+    | {"steps": 4, "batch_size": 2, "crop": 64, "warmup_steps": 2, "poly_begin": 2, "tiles": 8},
     "demo": _SMALL
-    | {"steps": 300, "batch_size": 4, "crop": 128, "warmup_steps": 30, "poly_begin": 30, "evaluate_epochs": 10},
+    | {
+        "steps": 300,
+        "batch_size": 4,
+        "crop": 128,
+        "warmup_steps": 30,
+        "poly_begin": 30,
+        "evaluate_epochs": 10,
+    },
     # The authors' protocol. ImageNet-1k weights: the paper says "ImageNet" only.
     "paper": {
         "student": "tu-convnext_base.fb_in1k",
@@ -61,7 +69,9 @@ PRESETS["grid"] = _SMALL | {
 PAPER_CLOUD = {"steps": 80_000, "batch_size": 2, "warmup_steps": 2_000, "poly_begin": 1_000}
 
 
-def make_config(preset: str = "demo", overrides: Mapping | Sequence[str] = (), data: str = "") -> Config:
+def make_config(
+    preset: str = "demo", overrides: Mapping | Sequence[str] = (), data: str = ""
+) -> Config:
     """A preset with overrides.
 
     Args:
@@ -95,7 +105,9 @@ def _read(override: str) -> tuple[str, object]:
         if kind is bool:
             return name, _BOOLS[text.lower()]
         if kind is tuple:
-            return name, tuple(_number(part) for part in text.strip("()[] ").split(",") if part.strip())
+            return name, tuple(
+                _number(part) for part in text.strip("()[] ").split(",") if part.strip()
+            )
         return name, kind(text)
     except (KeyError, ValueError):
         raise InputError(f"{name}={' '.join(text.split()):.80}; expected {allowed(name)}") from None

@@ -1,7 +1,7 @@
-"""Strict schemas: a mapping from outside becomes a pydantic model, or one line says what is wrong with it.
+"""Strict schemas: a mapping from outside becomes a pydantic model, or one line says what is wrong.
 
-A field's type and bounds stand in the model, what they mean to a user in its ``description``. Nothing
-is converted by guess: true is no number, 2.0 no integer, "3" neither.
+A field's type and bounds stand in the model; its ``description`` tells a user what is expected.
+Nothing is converted by guess: true is no number, 2.0 no integer, "3" neither.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Strict(BaseModel):
-    """A model whose fields are all that may be given, that never changes, and that converts nothing."""
+    """A model that takes its own fields only, converts nothing and never changes."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -35,7 +35,7 @@ def parse(model: type[Model], content: Any, name: str = "") -> Model:
         name: of the content, in front of a message.
 
     Raises:
-        InputError: no mapping, an unknown or missing key, or a value that does not fit: the first of them.
+        InputError: no mapping, an unknown or missing key, or a value that does not fit.
     """
     # By name as a user writes it: `set` in a table is `overrides` in its model.
     fields = {field.alias or key: field for key, field in model.model_fields.items()}
@@ -55,7 +55,10 @@ def parse(model: type[Model], content: Any, name: str = "") -> Model:
     key = first["loc"][0]
     if first["type"] == "missing" and len(first["loc"]) == 1:
         raise InputError(f"{prefix}no {key}; expected {fields[key].description}")
-    raise InputError(f"{prefix}{key}={content[key]!r:.80}; expected {fields[key].description}")
+    # A validator of ours may say more exactly what it expects.
+    reason = first.get("ctx", {}).get("error")
+    expected = reason if isinstance(reason, InputError) else fields[key].description
+    raise InputError(f"{prefix}{key}={content[key]!r:.80}; expected {expected}")
 
 
 def tuples(value: Any) -> Any:

@@ -33,7 +33,9 @@ def read_yaml(path: Path) -> Any:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES // 1000} kB; expected a short YAML file")
+            raise InputError(
+                f"{path}: larger than {MAX_BYTES // 1000} kB; expected a short YAML file"
+            )
         text = content.decode("utf-8-sig")
         _check_events(text)
         return yaml.load(text, _Loader)
@@ -80,7 +82,9 @@ class _Loader(_SafeLoader):
 
     def construct_integer(self, node: yaml.ScalarNode) -> int:
         if len(node.value) > MAX_DIGITS:
-            raise yaml.YAMLError(f"an integer of more than {MAX_DIGITS} digits: {node.value:.40}...")
+            raise yaml.YAMLError(
+                f"an integer of more than {MAX_DIGITS} digits: {node.value:.40}..."
+            )
         return self.construct_yaml_int(node)
 
 
