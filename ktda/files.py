@@ -19,6 +19,7 @@ import ktda
 from ktda.errors import InputError
 
 PACKAGE = Path(ktda.__file__).resolve().parent
+Needs = Mapping[str, type | tuple[type, ...]]
 # json's own names for the types that `read_json` is asked for
 _NAMES = {
     dict: "an object",
@@ -89,26 +90,32 @@ def write_json(path: Path, content: Any) -> None:
     write_beside(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, needs: Mapping[str, type | tuple[type, ...]] = {}) -> dict[str, Any]:
-    """A json file as a dictionary.
+def read_json(path: Path, needs: Needs | None = None) -> dict[str, Any]:
+    """A json file as a dictionary; `needs` and errors as in `parse_json`."""
+    return parse_json(path.read_bytes(), needs or {}, f"{path} is damaged")
+
+
+def parse_json(text: str | bytes, needs: Needs, message: str) -> dict[str, Any]:
+    """Json as a dictionary.
 
     Args:
-        path: the file.
+        text: the json, in UTF-8.
         needs: the type of every field that the reader relies on; ``data.hash`` is a field of a
             field. A whole number is taken for `float`, true and false are taken for `bool` alone.
+        message: begin of the error's line; names the source.
 
     Raises:
-        InputError: not json, or a field that is missing or of another type; one line that names it.
+        InputError: not json, or a field that is missing or of another type; one line names it.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
     except (ValueError, RecursionError) as error:  # also for bytes that are not UTF-8
-        raise InputError(f"{path} is damaged: it is not json ({error})") from error
-    check_fields(content, needs, f"{path} is damaged")
+        raise InputError(f"{message}: it is not json ({error})") from error
+    check_fields(content, needs, message)
     return content
 
 
-def check_fields(content: Any, needs: Mapping[str, type | tuple[type, ...]], message: str) -> None:
+def check_fields(content: Any, needs: Needs, message: str) -> None:
     """Raise `InputError`, which begins with `message`, unless all that is needed is there."""
     if not isinstance(content, dict):
         raise InputError(f"{message}: it holds {_NAMES[type(content)]}, expected an object")
@@ -158,7 +165,8 @@ def locked(path: Path, what: str) -> Iterator[None]:
     """
     file = lock(path)
     if file is None:
-        raise InputError(f"{what} is in use by {path.read_text(encoding='utf-8')}")
+        holder = path.read_text(encoding="utf-8") or "another process"
+        raise InputError(f"{what} is in use by {holder}; wait for it, or end it")
     with file:
         try:
             yield

@@ -1,11 +1,14 @@
 """A training checkpoint as one file: safetensors for the tensors, json in its header for the rest.
 
-Nothing is unpickled. It is written beside its name and renamed, so that an interrupted write leaves the last one.
-Random draws are keyed by (seed, step) or (seed, epoch, index), so the step number is the state of every generator;
-the global generator's state is kept all the same, for code of the user's that draws from it.
+Nothing is unpickled. The file proves itself by its SHA-256, and the one before it stays beside it:
+where a write was cut off or a disk has damaged the newest, training goes on from that one. Random
+draws are keyed by (seed, step) or (seed, epoch, index), so the step number is the state of every
+generator; the global generator's state is kept all the same, for code of the user's that draws
+from it.
 """
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +16,43 @@ import torch
 from torch import Tensor, nn
 
 from ktda.errors import InputError
+from ktda.files import parse_json
 from ktda.weights.tensors import load_strict, read_metadata, read_tensors, save_tensors
 
 NAME = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
+_STATE = {
+    "batch": int,
+    "seconds": float,
+    "best": float,
+    "best_step": int,
+    "sums": dict,
+    "history": list,
+}
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint to go on from."""
+    return (folder / NAME).is_file() or (folder / PREVIOUS).is_file()
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, state: dict[str, Any], extra: dict[str, Tensor]
+    folder: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    state: dict[str, Any],
+    extra: dict[str, Tensor],
 ) -> None:
-    """Write model, optimiser and state.
+    """Write model, optimiser and state, and keep the checkpoint before.
 
     Args:
-        path: final name.
+        folder: of the run.
         model: unwrapped.
         optimiser: torch's, its tensors are stored per parameter index.
         state: plain values: step, best score, sums of the running epoch.
         extra: further tensors, such as the teacher's channel statistics.
     """
-    tensors = {f"model/{k}": v for k, v in model.state_dict().items()}
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     numbers: dict[str, dict[str, Any]] = {}
     for index, entries in optimiser.state_dict()["state"].items():
         for name, value in entries.items():
@@ -39,32 +61,57 @@ def save_checkpoint(
             else:
                 numbers.setdefault(str(index), {})[name] = value
     tensors["generator/torch"] = torch.get_rng_state()
-    tensors |= {f"extra/{k}": v for k, v in extra.items()}
-    save_tensors(path, tensors, {"state": json.dumps(state), "optimiser": json.dumps(numbers)})
+    tensors |= {f"extra/{name}": value for name, value in extra.items()}
+    header = {"state": json.dumps(state), "optimiser": json.dumps(numbers)}
+    save_tensors(folder / NAME, tensors, header, previous=folder / PREVIOUS)
 
 
 def load_checkpoint(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer
+    folder: Path, model: nn.Module, optimiser: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Put a checkpoint back into model and optimiser.
+    """Put the newest checkpoint that is sound back into model and optimiser.
 
     Returns:
         The state and the extra tensors as they were saved.
 
     Raises:
-        InputError: the file is not a checkpoint, or of another model.
+        InputError: no checkpoint, none that is sound, or one of another model.
     """
-    tensors = read_tensors(path)
-    metadata = read_metadata(path)
-    if "state" not in metadata:
-        raise InputError(f"{path} is no training checkpoint (its header has no state)")
-    held = {k[6:]: v for k, v in tensors.items() if k.startswith("model/")}
-    load_strict(model, held, f"{path} is of another model")
-    states: dict[int, dict[str, Any]] = {int(k): dict(v) for k, v in json.loads(metadata["optimiser"]).items()}
-    for key, value in tensors.items():
-        if key.startswith("optimiser/"):
-            _, index, name = key.split("/")
-            states.setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict({"state": states, "param_groups": optimiser.state_dict()["param_groups"]})
+    path = folder / NAME
+    try:
+        tensors, state, numbers = _read(path)
+    except InputError as error:
+        path = folder / PREVIOUS
+        if not path.is_file():
+            raise
+        tensors, state, numbers = _read(path)
+        warnings.warn(f"{error}; going on from {path.name}", stacklevel=2)
+    load_strict(model, _below("model/", tensors), f"{path} is of another model")
+
+    states = {int(index): dict(entries) for index, entries in numbers.items()}
+    for key, value in _below("optimiser/", tensors).items():
+        index, _, name = key.partition("/")
+        states.setdefault(int(index), {})[name] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": states, "param_groups": groups})
     torch.set_rng_state(tensors["generator/torch"])
-    return json.loads(metadata["state"]), {k[6:]: v for k, v in tensors.items() if k.startswith("extra/")}
+    return state, _below("extra/", tensors)
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
+    """Tensors, state and the optimiser's numbers of one file."""
+    tensors = read_tensors(path)
+    header = read_metadata(path)
+    for name in ("state", "optimiser"):
+        if name not in header:
+            raise InputError(f"{path} is no training checkpoint (its header has no {name})")
+    if "generator/torch" not in tensors:
+        raise InputError(f"{path} is no training checkpoint (it has no generator/torch)")
+    state = parse_json(header["state"], _STATE, f"{path} is damaged: state")
+    numbers = parse_json(header["optimiser"], {}, f"{path} is damaged: optimiser")
+    return tensors, state, numbers
+
+
+def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

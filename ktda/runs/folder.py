@@ -1,66 +1,136 @@
 """A run folder: refused while it holds another run, and its manifest."""
 
+import contextlib
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ktda.config import Config
+from ktda.data import builtin
 from ktda.data.folder import TileSet, data_hash, open_data, read_image
 from ktda.data.protocol import Splits
 from ktda.errors import InputError
-from ktda.files import now, read_json
+from ktda.files import data_root, locked, now, read_json
 from ktda.runs.record import Manifest, machine
 from ktda.teacher import Teacher
 
+MANIFEST = "manifest.json"
+METRICS = "metrics.json"
+LOCK = ".lock"
+# What is read of a manifest and of the scores, and is checked when they are opened.
+_MANIFEST = {
+    "status": str,
+    "start": str,
+    "config": dict,
+    "config_hash": str,
+    "data": dict,
+    "data.source": str,
+    "data.hash": str,
+}
+_METRICS = {"split": str, "protocol": str, "seconds": float, "best_step": int}
+_METRICS |= dict.fromkeys(("iou", "f1", "precision", "recall"), list)
+_METRICS |= dict.fromkeys(
+    ("miou", "overall_accuracy", "mean_f1", "mean_f1_mmseg"), (float, type(None))
+)
 
-def check_folder(out: Path, data: str, config: Config, resume: bool, init: str | None = None) -> bool:
+
+def in_one_process(train: Callable) -> Callable:
+    """Let a function with arguments (data, config, out, ...) have its run folder for itself.
+
+    The lock ends with the process, however it ends. The other processes of a run on several GPUs
+    go with the first one.
+
+    Raises:
+        InputError: `out` can be no run folder, or another process is at work in it.
+    """
+
+    @functools.wraps(train)
+    def alone(data: str, config: Config, out: Path | str, *rest: Any, **named: Any) -> Any:
+        out = Path(out)
+        check_place(out, data)
+        if not PartialState().is_main_process:
+            return train(data, config, out, *rest, **named)
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with locked(out / LOCK, str(out)):
+                return train(data, config, out, *rest, **named)
+        finally:
+            with contextlib.suppress(OSError):  # it holds a run
+                out.rmdir()
+
+    return alone
+
+
+def check_place(out: Path, data: str) -> None:
+    """Raise `InputError` where no run folder can be: a file or device, or inside the data set."""
+    above = next(p for p in (out, *out.absolute().parents) if p.exists() or p.is_symlink())
+    if not above.is_dir():
+        raise InputError(f"{above} is no folder; choose another --out")
+    root = Path(data).expanduser()
+    if data in builtin.NAMES:
+        root = builtin.locate(data) or data_root() / data
+    if out.resolve().is_relative_to(root.resolve()):
+        raise InputError(f"{out} is inside the data set {root}; choose another --out")
+
+
+def check_folder(
+    out: Path, data: str, config: Config, resume: bool, init: str | None = None
+) -> bool:
     """Whether the folder already holds the finished run of these settings.
 
     Raises:
-        InputError: it holds a run and `resume` is not set, a run of other settings, data or `init`, or foreign files.
+        InputError: it holds a run and `resume` is not set, a run of other settings, data or `init`,
+            or foreign files.
     """
-    if not out.exists():
-        return False
-    if not out.is_dir():
-        raise InputError(f"{out} is a file; --out must be a folder")
-    if not (out / "manifest.json").is_file():
-        if any(p.suffix != ".partial" for p in out.iterdir()):  # which a killed start leaves
+    if not (out / MANIFEST).is_file():
+        held = [path.name for path in out.iterdir()] if out.exists() else []
+        # a killed start leaves partial files
+        if any(name != LOCK and not name.endswith(".partial") for name in held):
             raise InputError(f"{out} is not empty and holds no run; choose another --out")
         return False
-    manifest = read_json(out / "manifest.json")
-    status = manifest.get("status")
+    manifest = earlier_manifest(out)
+    status = manifest["status"]
     if not resume:
-        raise InputError(f"{out} holds a run ({status}); go on with --resume, or choose another --out")
-    if manifest.get("config_hash") != config.config_hash:
-        before = manifest.get("config", {})
-        changed = [f"{k}={before.get(k)!r}" for k, v in _plain(config).items() if before.get(k) != v]
-        raise InputError(
-            f"{out} was started with other settings ({', '.join(changed)}); resume with the same, or choose another"
-        )
+        cure = "go on with --resume, or choose another --out"
+        raise InputError(f"{out} holds a run ({status}); {cure}")
+    if manifest["config_hash"] != config.config_hash:
+        before = manifest["config"]
+        now_set = _plain(config).items()
+        changed = [f"{k}={before.get(k)!r}" for k, v in now_set if before.get(k) != v]
+        what = f"was started with other settings ({', '.join(changed)})"
+        raise InputError(f"{out} {what}; resume with the same, or choose another")
     if init and init != manifest.get("init"):
         begun = f"with --init {manifest['init']}" if manifest.get("init") else "without --init"
-        raise InputError(f"{out} was started {begun}; resume without --init, or choose another --out")
-    finished = status == "finished" and (out / "metrics.json").is_file()
-    if finished and str(data) != manifest["data"]["source"]:  # the same name is taken for the same data
+        cure = "resume without --init, or choose another --out"
+        raise InputError(f"{out} was started {begun}; {cure}")
+    finished = status == "finished" and (out / METRICS).is_file()
+    if finished and str(data) != manifest["data"]["source"]:  # the same name: the same data
         _check_data(out, data, data_hash(open_data(data)), manifest)
     return finished
 
 
 def _check_data(out: Path, data: str, found: str, manifest: dict[str, Any]) -> None:
     if found != manifest["data"]["hash"]:
-        raise InputError(
-            f"{out} was started on {manifest['data']['source']}, whose content was not that of {data}; "
-            "resume with the same data, or choose another --out"
-        )
+        what = f"{manifest['data']['source']}, whose content was not that of {data}"
+        cure = "resume with the same data, or choose another --out"
+        raise InputError(f"{out} was started on {what}; {cure}")
 
 
 def earlier_manifest(out: Path) -> dict[str, Any]:
     """The manifest of the run that is resumed; {} for a new one."""
-    path = out / "manifest.json"
-    return read_json(path) if path.is_file() else {}
+    path = out / MANIFEST
+    return read_json(path, _MANIFEST) if path.is_file() else {}
+
+
+def read_metrics(out: Path) -> dict[str, Any]:
+    """The scores of a finished run."""
+    return read_json(out / METRICS, _METRICS)
 
 
 def start_manifest(
@@ -79,16 +149,17 @@ def start_manifest(
     Raises:
         InputError: the run was started on other data.
     """
-    before, data_sha256 = earlier_manifest(out), data_hash(tile_set)
+    before = earlier_manifest(out)
+    data_sha256 = data_hash(tile_set)
+    resumed = []
     if before:
         _check_data(out, data, data_sha256, before)
-    resumed = [*before.get("resumed", []), now()] if before else []
-    student = getattr(model, "student", model)
-    record = getattr(student, "record", None)
-    used = config.distils or config.model == "teacher"
+        resumed = [*before.get("resumed", []), now()]
+        more["start"] = before["start"]
+    tiles = {"train": splits.train, "select": splits.select, "report": splits.report}
+    size = read_image(splits.report[0].image).shape[:2]  # (H, W, bands)
     return Manifest(
-        out / "manifest.json",
-        **({"start": before["start"]} if before else {}),
+        out / MANIFEST,
         resumed=resumed,
         config=_plain(config),
         config_hash=config.config_hash,
@@ -100,31 +171,47 @@ def start_manifest(
             "classes": list(tile_set.classes),
             "scene": tile_set.scene,
             "notes": list(tile_set.notes),
-            "tiles": {"train": len(splits.train), "select": len(splits.select), "report": len(splits.report)},
+            "tiles": {name: len(pairs) for name, pairs in tiles.items()},
             "selected_on": splits.select_name,
             "reported": splits.report_name,
         },
         machine=machine(device),
-        weights={
-            "student": record.as_dict() if record else None,
-            "teacher": {"name": teacher.name, "used": used, **teacher.record.as_dict()} if teacher else None,
-        },
-        parameters={
-            "trained": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "inference": sum(p.numel() for n, p in model.named_parameters() if not n.startswith("auxiliary_head")),
-            "teacher": teacher.parameters if teacher else 0,
-        },
-        inference_gflops=inference_gflops(model, read_image(splits.report[0].image).shape[:2], device),
+        weights=_weights(config, model, teacher),
+        parameters=_parameters(model, teacher),
+        inference_gflops=inference_gflops(model, size, device),
         **more,
     )
 
 
+def _weights(config: Config, model: nn.Module, teacher: Teacher | None) -> dict[str, Any]:
+    """Where the weights of student and teacher came from."""
+    record = getattr(getattr(model, "student", model), "record", None)
+    found: dict[str, Any] = {"student": record.as_dict() if record else None, "teacher": None}
+    if teacher:
+        used = config.distils or config.model == "teacher"
+        found["teacher"] = {"name": teacher.name, "used": used, **teacher.record.as_dict()}
+    return found
+
+
+def _parameters(model: nn.Module, teacher: Teacher | None) -> dict[str, int]:
+    """Numbers of parameters: trained, needed for a prediction, and the teacher's."""
+    named = dict(model.named_parameters())
+    needed = [p for name, p in named.items() if not name.startswith("auxiliary_head")]
+    return {
+        "trained": sum(p.numel() for p in named.values() if p.requires_grad),
+        "inference": sum(p.numel() for p in needed),
+        "teacher": teacher.parameters if teacher else 0,
+    }
+
+
 @torch.inference_mode()
-def inference_gflops(model: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu") -> float:
+def inference_gflops(
+    model: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu"
+) -> float:
     """Floating point operations of one image in inference, in 10^9; a multiply-add counts as two.
 
-    Counted are matrix products, convolutions and attention; sums, norms and activations are not. Every part of the
-    model is left in the mode that it had.
+    Counted are matrix products, convolutions and attention; sums, norms and activations are not.
+    Every part of the model is left in the mode that it had.
 
     Args:
         model: a segmenter.

@@ -1,4 +1,4 @@
-"""What a run keeps while it goes: history, the best weights, the checkpoint, and at the end the report."""
+"""What a run keeps while it goes: history, best weights, checkpoint; and at its end the scores."""
 
 import csv
 import io
@@ -19,8 +19,7 @@ from ktda.data.protocol import Splits
 from ktda.errors import InputError
 from ktda.files import write_beside, write_json
 from ktda.optimisation import learning_rate
-from ktda.runs.checkpoint import NAME as CHECKPOINT
-from ktda.runs.checkpoint import load_checkpoint, save_checkpoint
+from ktda.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from ktda.scores.evaluate import confusions, save_confusions
 from ktda.scores.metrics import scores
 from ktda.weights.tensors import read_tensors, save_tensors
@@ -45,9 +44,17 @@ class Progress:
         splits: Splits,
         out: Path,
     ) -> None:
-        self.accelerator, self.config, self.model, self.optimiser = accelerator, config, model, optimiser
-        self.tile_set, self.splits, self.out = tile_set, splits, out
-        self.batch, self.seconds, self.best, self.best_step = 0, 0.0, -1.0, 0
+        self.accelerator = accelerator
+        self.config = config
+        self.model = model
+        self.optimiser = optimiser
+        self.tile_set = tile_set
+        self.splits = splits
+        self.out = out
+        self.batch = 0
+        self.seconds = 0.0
+        self.best = -1.0
+        self.best_step = 0
         self.sums: dict[str, Tensor | float] = {}
         self.history: list[dict] = []
         self.statistics: list[Tensor] = []
@@ -59,22 +66,21 @@ class Progress:
         self.batch += 1
 
     def end_epoch(self, epoch: int, step: int, batches: int, evaluated: bool) -> None:
-        """Add a line to ``history.csv``; score the selection tiles, and keep the weights if they lead."""
-        row = {"epoch": epoch, "step": step, "learning_rate": learning_rate(step - 1, self.config)}
-        row |= {f"loss_{name}": float(total) / batches for name, total in self.sums.items()}
-        row |= {"seconds": round(self.seconds, 2), "select_miou": None}
-        broken = [name for name, total in self.sums.items() if not math.isfinite(float(total))]
-        if broken:
-            raise InputError(
-                f"the {broken[0]} loss is no longer finite in epoch {epoch}; lower learning_rate or distill_weight"
-            )
+        """Add a line to ``history.csv``; score the selection tiles, and keep weights that lead."""
+        for name, total in self.sums.items():
+            if not math.isfinite(float(total)):
+                cure = "lower learning_rate or distill_weight"
+                raise InputError(f"the {name} loss is no longer finite in epoch {epoch}; {cure}")
+        losses = {f"loss_{name}": float(total) / batches for name, total in self.sums.items()}
         self.sums = {}
-        if evaluated:
-            row["select_miou"] = scores(self._confusions(self.splits.select).sum(0))["miou"]
-            if (row["select_miou"] or 0.0) > self.best:
-                self.best, self.best_step = row["select_miou"] or 0.0, step
-                if self.accelerator.is_main_process:
-                    save_tensors(self.out / "model.safetensors", self.model.state_dict())
+        row = {
+            "epoch": epoch,
+            "step": step,
+            "learning_rate": learning_rate(step - 1, self.config),
+            **losses,
+            "seconds": round(self.seconds, 2),
+            "select_miou": self._select(step) if evaluated else None,
+        }
         self.history.append(row)
         if self.accelerator.is_main_process:
             text = io.StringIO()
@@ -83,15 +89,33 @@ class Progress:
             writer.writerows(self.history)
             write_beside(self.out / "history.csv", text.getvalue())
 
+    def _select(self, step: int) -> float | None:
+        """The mean IoU on the selection tiles; the weights are kept where it leads."""
+        miou = scores(self._confusions(self.splits.select).sum(0))["miou"]
+        if (miou or 0.0) > self.best:
+            self.best = miou or 0.0
+            self.best_step = step
+            if self.accelerator.is_main_process:
+                save_tensors(self.out / "model.safetensors", self.model.state_dict())
+        return miou
+
     def report(self) -> dict:
-        """Score the kept weights once on the reported split, and write ``metrics.json`` and ``confusions.npz``."""
+        """Score the kept weights once on the reported split.
+
+        Writes ``metrics.json`` and ``confusions.npz``.
+        """
         self.accelerator.wait_for_everyone()  # the main process may still be writing them
         self.model.load_state_dict(read_tensors(self.out / "model.safetensors"))
-        splits = {self.splits.select_name: self.splits.select, self.splits.report_name: self.splits.report}
+        splits = {
+            self.splits.select_name: self.splits.select,
+            self.splits.report_name: self.splits.report,
+        }
         matrices = {name: self._confusions(pairs) for name, pairs in splits.items()}
-        results = {name: {"images": len(splits[name]), **scores(m.sum(0))} for name, m in matrices.items()}
+        results = {
+            name: {"images": len(splits[name]), **scores(matrix.sum(0))}
+            for name, matrix in matrices.items()
+        }
         reported = results.pop(self.splits.report_name)
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         metrics = {
             "split": self.splits.report_name,
             "protocol": self.config.protocol,
@@ -100,10 +124,11 @@ class Progress:
             "splits": results,
             "best_step": self.best_step,
             "seconds": round(self.seconds, 2),
-            "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else memory,
+            "peak_memory_bytes": _peak_memory(),
         }
         if self.accelerator.is_main_process:
-            save_confusions(self.out / "confusions.npz", matrices, {n: [p.stem for p in s] for n, s in splits.items()})
+            stems = {name: [pair.stem for pair in pairs] for name, pairs in splits.items()}
+            save_confusions(self.out / "confusions.npz", matrices, stems)
             write_json(self.out / "metrics.json", metrics)
         return metrics
 
@@ -117,19 +142,19 @@ class Progress:
             "seconds": self.seconds,
             "best": self.best,
             "best_step": self.best_step,
-            "sums": {k: float(v) for k, v in self.sums.items()},
+            "sums": {name: float(total) for name, total in self.sums.items()},
             "history": self.history,
             "scaler": scaler.state_dict() if scaler else None,
         }
         extra = {f"statistics/{i}": s for i, s in enumerate(self.statistics)}
-        save_checkpoint(self.out / CHECKPOINT, self.model, self.optimiser, state, extra)
+        save_checkpoint(self.out, self.model, self.optimiser, state, extra)
 
     def load(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        if not (self.out / CHECKPOINT).is_file():
+        if not has_checkpoint(self.out):
             return
-        state, extra = load_checkpoint(self.out / CHECKPOINT, self.model, self.optimiser)
-        scaler = state.pop("scaler")
+        state, extra = load_checkpoint(self.out, self.model, self.optimiser)
+        scaler = state.pop("scaler", None)
         if scaler and self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(scaler)
         for name, value in state.items():
@@ -138,8 +163,19 @@ class Progress:
         self.statistics = [extra[f"statistics/{i}"].to(device) for i in range(len(extra))]
 
     def _confusions(self, pairs: Sequence[Pair]) -> Tensor:
+        """The confusion matrix of every image, (images, K, K)."""
         a = self.accelerator
-        if a.num_processes > 1:  # each process has BatchNorm statistics of its own; those of the first are kept
+        if a.num_processes > 1:  # each has BatchNorm statistics of its own; the first's are kept
             for buffer in self.model.buffers():
                 broadcast(buffer)
-        return confusions(self.model, self.tile_set, pairs, a.device, a.process_index, a.num_processes)
+        return confusions(
+            self.model, self.tile_set, pairs, a.device, a.process_index, a.num_processes
+        )
+
+
+def _peak_memory() -> int:
+    """Bytes: of the GPU where there is one, else of the process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -21,12 +21,14 @@ from typing import Any
 import ktda
 from ktda.files import PACKAGE, now, write_json
 
-_LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "accelerate", "torchmetrics", "numpy")
+_LIBRARIES = ("torch", "torchvision", "timm", "segmentation-models-pytorch")
+_LIBRARIES += ("accelerate", "torchmetrics", "numpy")
 
 
 def elapsed(manifest: Mapping[str, Any]) -> float:
     """Seconds from start to end of a manifest that was completed."""
-    return (datetime.fromisoformat(manifest["end"]) - datetime.fromisoformat(manifest["start"])).total_seconds()
+    start, end = (datetime.fromisoformat(manifest[key]) for key in ("start", "end"))
+    return (end - start).total_seconds()
 
 
 @cache
@@ -34,7 +36,9 @@ def source_hash() -> str:
     """SHA-256 over the package's own Python files and weights, names and contents."""
     digest = hashlib.sha256()
     for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.safetensors")]):
-        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(
+            path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
+        )
     return digest.hexdigest()
 
 
@@ -42,15 +46,16 @@ def source_hash() -> str:
 def commit() -> dict[str, Any]:
     """Commit of the checkout that the package runs from, and whether it has uncommitted changes."""
     try:
-        git = ["git", "-C", str(PACKAGE.parent)]
-        top = subprocess.run([*git, "ls-files", "--error-unmatch", str(PACKAGE / "__init__.py")], capture_output=True)
-        if top.returncode:  # installed from a wheel, perhaps inside somebody else's repository
-            return {"commit": None, "dirty": None}
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        # fails where it is installed from a wheel, perhaps inside somebody else's repository
+        _git("ls-files", "--error-unmatch", str(PACKAGE / "__init__.py"))
+        return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
-    return {"commit": head.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(PACKAGE.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 @cache
@@ -64,27 +69,41 @@ def machine(device: Any) -> dict[str, Any]:
     """Device, its name, and the machine's cores and system."""
     import torch
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": str(device), "name": name, "cores": os.cpu_count(), "system": platform.platform()}
+    name = platform.processor() or platform.machine()
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    return {
+        "device": str(device),
+        "name": name,
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+    }
 
 
 @contextlib.contextmanager
-def ended_by(*numbers: signal.Signals) -> Iterator[None]:
-    """Let signals end the block by SystemExit, so that it is cleaned up after; ignored ones (nohup) stay ignored."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+def handling(handler: Callable | signal.Handlers, *numbers: signal.Signals) -> Iterator[None]:
+    """Let `handler` have signals while the block runs; those that are ignored (nohup) stay ignored.
+
+    In another thread than the main one, which alone may set handlers, nothing changes.
+    """
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, handler) for number in heeded}
+    try:
         yield
-        return
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before or signal.SIG_DFL)
+
+
+def ended_by(*numbers: signal.Signals) -> contextlib.AbstractContextManager[None]:
+    """Let signals end the block by SystemExit, so that it is cleaned up after."""
 
     def stop(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
-    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, stop) for number in heeded}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
+    return handling(stop, *numbers)
 
 
 class Manifest:
