@@ -1,7 +1,8 @@
 """YAML as we read it: a small regular file of plain values, in which nothing is ambiguous.
 
 A key that stands twice, an alias (a few lines of them can stand for gigabytes), a tag, deep nesting
-and huge numbers are errors; ``1e-3`` is a number, which YAML 1.1 takes for text.
+and huge numbers are errors, and so are ``010`` and ``1:30``, which YAML 1.1 takes for 8 and 90;
+``1e-3`` is a number, which YAML 1.1 takes for text.
 """
 
 import re
@@ -15,7 +16,7 @@ from ktda.errors import InputError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 50
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 MAX_DIGITS = 30
 # libyaml's scanner where PyYAML was built with it: about ten times as fast as the one in Python.
 _SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -67,7 +68,7 @@ def _check_events(text: str) -> None:
 
 
 class _Loader(_SafeLoader):
-    """Refuses a key that stands twice in a mapping, and an integer of more digits than anything has."""
+    """Refuses a key that stands twice in a mapping, and a number that is not plainly one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         found = set()
@@ -80,14 +81,21 @@ class _Loader(_SafeLoader):
                 found.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_integer(self, node: yaml.ScalarNode) -> int:
-        if len(node.value) > MAX_DIGITS:
+    def construct_number(self, node: yaml.ScalarNode) -> int | float:
+        text = node.value
+        if len(text) > MAX_DIGITS or _OTHER_BASE.fullmatch(text):
+            line = node.start_mark.line + 1
             raise yaml.YAMLError(
-                f"an integer of more than {MAX_DIGITS} digits: {node.value:.40}..."
+                f"line {line}: the number {text:.40} has more than {MAX_DIGITS} digits, a leading zero "
+                "or a colon; if it is text, put it in quotes"
             )
-        return self.construct_yaml_int(node)
+        kind = self.construct_yaml_float if node.tag == _FLOAT else self.construct_yaml_int
+        return kind(node)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+_INT, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_OTHER_BASE = re.compile(r"[-+]?0[\d_]+|.*:.*")
 _EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+_Loader.add_constructor(_INT, _Loader.construct_number)
+_Loader.add_constructor(_FLOAT, _Loader.construct_number)
+_Loader.add_implicit_resolver(_FLOAT, _EXPONENT, list("-+0123456789"))
