@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ktda.errors import InputError
 from ktda.fmm import Bottleneck, FeatureModulation
 
 GRIDS = ((8, 6), (4, 3), (2, 2), (1, 1))
@@ -18,17 +17,6 @@ GRIDS = ((8, 6), (4, 3), (2, 2), (1, 1))
 def pyramid(channels: int = 16) -> list[torch.Tensor]:
     g = torch.Generator().manual_seed(0)
     return [torch.randn(2, channels, *grid, generator=g) for grid in GRIDS]
-
-
-@pytest.mark.parametrize("kind", ["vit", "mlp"])
-@pytest.mark.parametrize("depth", [1, 3])
-def test_shapes_and_depth(kind: str, depth: int) -> None:
-    fmm = FeatureModulation((16,) * 4, kind, depth)
-    maps = pyramid()
-    out = fmm(maps)
-    assert [m.shape for m in out] == [m.shape for m in maps]
-    assert [len(blocks) for blocks in fmm.levels] == [depth] * 4
-    assert all(not torch.equal(a, b) for a, b in zip(out, maps, strict=True))
 
 
 def test_mlp_form_by_hand() -> None:
@@ -75,16 +63,6 @@ def test_no_positional_embedding(kind: str) -> None:
     straight, mirrored = fmm(maps), fmm([m.flip(-1) for m in maps])
     for a, b in zip(straight, mirrored, strict=True):
         torch.testing.assert_close(a.flip(-1), b, atol=1e-5, rtol=1e-5)
-
-
-def test_errors() -> None:
-    with pytest.raises(ValueError, match="FMM kind 'cnn'"):
-        FeatureModulation((16,), "cnn")
-    with pytest.raises(ValueError, match="depth 0"):
-        FeatureModulation((16,), depth=0)
-    with pytest.raises(InputError, match=r"5 FMM heads do not divide the channels \(16,\)"):
-        FeatureModulation((16,), heads=5)
-    FeatureModulation((18,), "mlp", heads=5)  # heads mean nothing here
 
 
 def test_fused_attention_is_what_runs() -> None:
