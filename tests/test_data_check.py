@@ -1,6 +1,7 @@
 """``ktda data check`` and the rest of the ``data`` commands: findings, exit codes, and strange files."""
 
 import re
+import shutil
 import sys
 import types
 
@@ -36,7 +37,7 @@ def test_a_good_set_has_no_findings_and_right_counts(tmp_path):
     result = check(root)
     assert (result.errors, result.warnings) == ([], [])
     val = result.splits["val"]
-    assert (val.scenes, dict(val.sizes)) == (1, {"16x12": 1})
+    assert (val.scenes, dict(val.sizes)) == (1, {(16, 12): 1})
     assert val.pixels.tolist() == [96, 60, 24]
     assert val.ignored == 12
     np.testing.assert_allclose(val.shares, [96 / 180, 60 / 180, 24 / 180])
@@ -83,7 +84,7 @@ def test_every_kind_of_error_is_found_in_one_go(tmp_path):
     one_error(result, "ann_dir/train/s03_patch_3.png", "labels 7, 9 are neither a class (0 to 2)")
     one_error(result, "img_dir/train/s04_patch_4.png: cannot be read")
     one_error(result, "ann_dir/train/s05_patch_5.png: cannot be read")
-    one_error(result, "ann_dir/train/s06_patch_6.png: is of mode RGB, expected one index per pixel")
+    one_error(result, "ann_dir/train/s06_patch_6.png: mask is RGB", "decodes it by palette")
     one_error(result, "img_dir/train/s07_patch_7.png: cannot be read")
     one_error(result, "does not fit the file name 'odd_name'")
     one_error(result, "the same scene is in train/s08_patch_8 and val/s08_patch_9: what is trained on is scored")
@@ -91,8 +92,9 @@ def test_every_kind_of_error_is_found_in_one_go(tmp_path):
     one_error(result, "empty: no pixel has a class")
     one_error(result, "ann_dir/imageless has no img_dir/imageless")
     assert len(result.errors) == 13, result.errors
+    assert "img_dir/train: left out 1 .txt" in result.warnings
     assert any("img_dir/unlabelled has no ann_dir/unlabelled" in warning for warning in result.warnings)
-    assert result.splits["train"].sizes == {"16x12": 1}
+    assert result.splits["train"].sizes == {(16, 12): 1}
 
     shown = run("check", root)
     assert shown.exit_code == 1
@@ -106,11 +108,56 @@ def test_warnings_do_not_fail(tmp_path):
     put_tile(root, "val", "s00_patch_0", seed=70, classes=2)  # a name of train's: without a pattern no scene
     result = check(root)
     assert result.errors == []
-    assert len(result.warnings) == 1
-    assert "no scene pattern" in result.warnings[0]
+    assert [warning.split(":")[0] for warning in result.warnings] == ["no scene pattern", "train"]
+    assert "2 sizes, 16 to 20 wide, 12 to 20 high; set crop, to at most 12" in result.warnings[1]
     shown = run("check", root)
     assert shown.exit_code == 0
     assert re.search(r"train +3 +- +2 sizes ", shown.output)
+
+
+def test_what_training_cannot_use_fails_the_check(tmp_path):
+    root = put_set(tmp_path, splits={"training": 1, "validation": 1})
+    one_error(check(root), "img_dir has training, validation; training needs train, and val or test")
+    assert run("check", root).exit_code == 1
+    put_set(root, splits={"train": 1, "dev": 1})
+    one_error(check(root), "ann_dir has dev, train, training, validation")
+    put_set(root, splits={"train": 1, "val": 1})
+    (root / "img_dir/val/s10_patch_0.png").rename(root / "img_dir/val/s10_patch_0.bmp")
+    one_error(check(root), "img_dir/val holds 1 .bmp; expected .png, .jpg")
+    for kind in ("img_dir", "ann_dir"):
+        shutil.rmtree(root / kind)
+        (root / kind).mkdir()
+    one_error(check(root), "ann_dir has 0 files and no folders")
+
+
+def test_the_same_fault_of_many_files_is_said_once(tmp_path):
+    root = put_set(tmp_path, splits={"train": 4, "val": 1})
+    for path in (root / "ann_dir/train").iterdir():
+        put_image(path)
+    one_error(check(root), "ann_dir/train/s00_patch_0.png (and 3 more files): mask is RGB")
+
+
+def test_masks_of_0_and_255_do_not_pass_as_one_class(tmp_path):
+    root = put_set(tmp_path, spec="classes: [a, b]\n", splits={"train": 1, "val": 1})
+    for path in (root / "ann_dir").glob("*/*"):
+        put_mask(path, 255 * np.eye(12, 16))
+    one_error(check(root), "train holds one class only, a, and 6.2% of train is ignored", "value_map")
+    (root / "dataset.yaml").write_text("classes: [a, b]\nvalue_map: {255: 1}\nignore_index: 254\n")
+    assert check(root).errors == []  # the map comes first: 255 is a class and 254 the ignored label
+
+
+def test_what_wants_a_look_is_said(tmp_path):
+    root = put_set(tmp_path, spec=SCENES, splits={"train": 1, "val": 1})
+    mask = np.where(np.arange(192).reshape(12, 16) < 64, 255, np.arange(16) % 2)
+    put_mask(root / "ann_dir/train/s00_patch_0.png", mask)
+    put_tile(root, "val", "big_patch_0", seed=5, size=(1024, 1024))
+    result = check(root)
+    assert result.errors == []
+    assert result.warnings == [
+        "train: no pixel is c: nothing can be learned of it",
+        "33.3% of train is ignored: 255 is the ignore index; if it is a class, use value_map",
+        "val: an image of 1024x1024 is scored whole: memory and time of 4 tiles of 512x512",
+    ]
 
 
 def test_images_of_one_colour_are_not_taken_for_copies(tmp_path):
@@ -182,7 +229,7 @@ def test_make_takes_no_occupied_place(tmp_path):
 
 def test_every_option_has_help():
     commands = get_command(app).commands
-    assert sorted(commands) == ["check", "fetch", "list", "make"]
+    assert sorted(commands) == ["check", "fetch", "import", "list", "make"]
     for command in commands.values():
         assert command.help
         assert all(parameter.help for parameter in command.params if parameter.name != "help")

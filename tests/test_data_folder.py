@@ -2,12 +2,10 @@
 
 import re
 import shutil
-import struct
 import subprocess
 import sys
 import threading
 import types
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from PIL import Image
 from tiny_sets import CLASSES, SHARED, needs_dubai, needs_sample, put_image, put_mask, put_set, put_tile
 
 from ktda.data import builtin
-from ktda.data.folder import data_hash, open_data, read_image, read_mask
+from ktda.data.folder import data_hash, open_data, read_mask
 from ktda.data.spec import default_palette
 from ktda.data.tiles import Tiles
 from ktda.data.transforms import Augment
@@ -70,10 +68,10 @@ def test_without_specification_classes_are_found_and_said(tmp_path):
 def test_binary_masks_need_a_specification(tmp_path):
     root = put_set(tmp_path, spec=None, splits={"train": 1})
     put_mask(root / "ann_dir/train/s00_patch_0.png", np.eye(12, 16) * 255)
-    with pytest.raises(InputError, match=r"largest label in the masks is 0.*value_map"):
+    with pytest.raises(InputError, match=r"hold 0 and 255, and 255 is the ignore index; .*value_map"):
         open_data(root)
     (root / "dataset.yaml").write_text("classes: [no, 'yes']\nvalue_map: {255: 1}\nignore_index: 254")
-    with pytest.raises(InputError, match=r"classes must be .*no in quotes.*False"):
+    with pytest.raises(InputError, match=r"classes.*False.*no in quotes"):
         open_data(root)
     (root / "dataset.yaml").write_text("classes: ['no', 'yes']\nvalue_map: {255: 1}\nignore_index: 254")
     data = open_data(root)
@@ -114,45 +112,6 @@ def test_masks_of_16_bits(tmp_path):
     data = open_data(root)
     with pytest.raises(InputError, match=r"labels 1000 are neither a class \(0 to 1\) nor ignore_index 255; mend"):
         data.read(data.pairs("train")[0])
-
-
-def png_of_16_bits(path: Path) -> None:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
-    rows = zlib.compress(b"".join(b"\0" + bytes(4 * 6) for _ in range(4)))
-    header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
-
-
-@pytest.mark.parametrize(
-    ("mode", "got"),
-    [("L", "L"), ("RGBA", "RGBA"), ("P", "P"), ("I;16", "I;16"), ("deep", "RGB with 16 bits")],
-)
-def test_images_that_are_not_8_bit_rgb_are_refused_by_name(tmp_path, mode, got):
-    path = tmp_path / "odd.png"
-    if mode == "deep":
-        png_of_16_bits(path)
-    else:
-        Image.new(mode, (4, 4)).save(path)
-    with pytest.raises(InputError, match=rf"odd\.png: is of mode {got}, expected an 8-bit RGB image"):
-        read_image(path)
-
-
-def test_colour_masks_are_refused_with_the_cure(tmp_path):
-    put_image(tmp_path / "m.png")
-    with pytest.raises(InputError, match=r"m\.png: .*mode RGB.*save class indices"):
-        read_mask(tmp_path / "m.png")
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", "cut", "header"])
-def test_damaged_files_are_named(tmp_path, content):
-    path = tmp_path / "x.png"
-    put_image(path, size=(64, 64))
-    whole = path.read_bytes()
-    path.write_bytes({"cut": whole[: len(whole) // 2], "header": whole[:20]}.get(content, content))
-    with pytest.raises(InputError, match=r"x\.png: cannot be read as an image"):
-        read_image(path)
 
 
 def test_pairs_are_strict(tmp_path):
@@ -244,6 +203,88 @@ def test_scenes(tmp_path):
             data.scene_of(stem)
 
 
+@pytest.mark.parametrize("suffix", ["PNG", "tif", "TIFF"])
+def test_masks_are_found_by_one_rule_whatever_is_asked(tmp_path, suffix):
+    root = put_set(tmp_path, spec=None)
+    for path in sorted((root / "ann_dir").glob("*/*.png")):
+        Image.open(path).save(path.with_suffix(f".{suffix}"))
+        path.unlink()
+    data = open_data(root)
+    assert data.num_classes == 3
+    assert [len(data.pairs(split)) for split in ("train", "val")] == [3, 2]
+    assert data.read(data.pairs("val")[0])[1].max() == 2
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("no splits", "img_dir has 5 files and no folders; training needs train, and val or test"),
+        ("other splits", "img_dir has training, validation; training needs .* or rename"),
+        ("other suffix", r"ann_dir/train holds 3 \.bmp; expected \.png, \.tif, \.tiff"),
+        ("colours", r"ann_dir/train/s00_patch_0\.png: mask is RGB, .*import` decodes it by palette"),
+        ("0 and 255", "the masks hold 0 and 255, and 255 is the ignore index; if it is a class"),
+        ("empty", "ann_dir/train holds nothing; expected"),
+        ("one class", "the masks hold labels up to 0; name classes and value_map"),
+        ("16 bits", "the masks hold labels up to 900; name classes and value_map"),
+    ],
+)
+def test_without_classes_the_true_cause_is_named(tmp_path, fault, cause):
+    root = put_set(tmp_path, spec=None)
+    for kind in ("img_dir", "ann_dir"):
+        if fault == "no splits":
+            for path in sorted((root / kind).glob("*/*")):
+                path.rename(root / kind / path.name)
+            for folder in ("train", "val"):
+                (root / kind / folder).rmdir()
+        if fault == "other splits":
+            (root / kind / "train").rename(root / kind / "training")
+            (root / kind / "val").rename(root / kind / "validation")
+            for path in (root / kind).glob("*/*"):
+                path.unlink()
+    new = {"0 and 255": np.eye(12, 16) * 255, "one class": np.zeros((12, 16))}
+    new["16 bits"] = 900 * np.eye(12, 16)
+    for path in sorted((root / "ann_dir").glob("*/*.png")):
+        if fault == "other suffix":
+            path.rename(path.with_suffix(".bmp"))
+        if fault == "empty":
+            path.unlink()
+        if fault == "colours":
+            put_image(path)
+        if fault in new:
+            put_mask(path, new[fault])
+    with pytest.raises(InputError, match=cause) as raised:
+        open_data(root)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("where", ["folder", "file"])
+def test_names_that_are_not_utf8_are_refused(tmp_path, where):
+    root = tmp_path / "b\udcff" if where == "folder" else tmp_path
+    put_set(root)
+    if where == "file":
+        path = root / "img_dir/train/s00_patch_0.png"
+        path.rename(path.with_name("gr\udcfcn.png"))
+    with pytest.raises(InputError, match=r"\\xf[fc].*the name is not UTF-8; rename it"):
+        open_data(root).pairs("train")
+
+
+BANDS = CLASSES + "bands: [B2, B3, B4, B8]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"names 4 bands; add rgb, such as \[3, 2, 1\]"),
+        ("rgb: [5, 3, 1]", r"rgb is \[5, 3, 1\], but the images have 4 bands"),
+        ("rgb: [3, 2, 1]\nstretch: [[0, 1]]", "stretch has 1 entries for 4 bands"),
+        ("rgb: [3, 2, 1]\nmean: [0.1, 0.2, 0.3, 0.4]", "mean and std belong together"),
+    ],
+)
+def test_what_is_said_of_bands_fits_together(tmp_path, text, message):
+    with pytest.raises(InputError, match=rf"dataset\.yaml: {message}"):
+        open_data(put_set(tmp_path, spec=BANDS + text))
+
+
 def test_wrong_places(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"'gras' is neither a folder.*built in are grass, cloud"):
         open_data("gras")
@@ -330,6 +371,8 @@ def test_hash_depends_on_content_and_not_on_place(tmp_path):
     hashes = {expected}
     (second / "dataset.yaml").write_text("classes: [a, b, d]")
     hashes.add(data_hash(open_data(second)))
+    (second / "dataset.yaml").write_text(CLASSES + "bands: [r, g, b]")
+    hashes.add(data_hash(open_data(second)))
     put_tile(first, "val", "s10_patch_0", seed=77)
     hashes.add(data_hash(open_data(first)))
     (first / "img_dir/train/s00_patch_0.png").rename(first / "img_dir/train/new.png")
@@ -338,7 +381,7 @@ def test_hash_depends_on_content_and_not_on_place(tmp_path):
     for kind in ("img_dir", "ann_dir"):  # the last of train becomes the first of val
         (first / kind / "train/s02_patch_2.png").rename(first / kind / "val/s02_patch_2.png")
     hashes.add(data_hash(open_data(first)))
-    assert len(hashes) == 5
+    assert len(hashes) == 6
 
 
 def test_tiles(tmp_path):

@@ -49,3 +49,18 @@ def put_set(root: Path, spec: str | None = CLASSES, splits: dict[str, int] | Non
     if spec is not None:
         (root / "dataset.yaml").write_text(spec)
     return root
+
+
+def put_eight_bands(root: Path) -> Path:
+    """The sample's tiles with all their bands, two of each split, as links."""
+    sample = SHARED / "data/l8_biome_sample"
+    for split in ("train", "val", "test"):
+        for mask in sorted((sample / "ann_dir" / split).iterdir())[:2]:
+            image = sample / "bands8" / f"{mask.stem}.tif"
+            for kind, source in (("img_dir", image), ("ann_dir", mask)):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+                (root / kind / split / source.name).symlink_to(source)
+    bands = "bands: [B2, B3, B4, B5, B6, B7, B9, thermal]\nrgb: [3, 2, 1]\n"
+    stretch = f"stretch: [{'[0, 1], ' * 7}[200, 320]]\n"
+    (root / "dataset.yaml").write_text(f"classes: [clear, shadow, thin, cloud]\n{bands}{stretch}")
+    return root

@@ -1,5 +1,7 @@
 """``ktda data``: list, fetch, check and make data sets."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +50,68 @@ def fetch(
     typer.echo(f"{name}: {_tiles(root)} tiles in {root}; next: ktda data check {out or name}")
 
 
+@app.command("import")
+def import_(
+    source: Annotated[Path, typer.Argument(help="A folder with images and masks, in whatever layout.")],
+    out: Annotated[
+        Path | None, typer.Option(help="New folder to write; without it the import is only described.", show_default=False)
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option(help="A yaml file: classes with their palette or value_map; SOURCE/dataset.yaml by default."),
+    ] = None,
+    bands: Annotated[str, typer.Option(help="Bands of the images, counted from 1, red first: 4,3,2.")] = "",
+    stretch: Annotated[
+        str, typer.Option(help="What becomes 0 and 255: percentile (2 and 98, of train), minmax or LOW,HIGH.")
+    ] = "",
+    tile: Annotated[int, typer.Option(min=0, help="Side of the tiles to cut, in pixels; 0: whole images.")] = 0,
+    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one has too.")] = 0.0,
+    min_labelled: Annotated[float, typer.Option(min=0, max=1, help="Least share of a tile that has a class.")] = 0.0,
+    scene: Annotated[
+        str | None, typer.Option(help="Pattern whose group finds the scene in a name: '^(.+)_part'.", show_default=False)
+    ] = None,
+    block: Annotated[
+        int, typer.Option(min=0, help="Split within images, by blocks of so many tiles a side; 0: whole scenes.")
+    ] = 0,
+    split: Annotated[
+        str, typer.Option(help="Draw shares of train, val and test by scene: 0.6,0.2,0.2; folders' splits are kept.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
+) -> None:
+    """Bring images and masks from SOURCE into the layout that training reads; SOURCE stays as it is."""
+    from ktda.importing.labels import Unnamed
+    from ktda.importing.plan import make_plan, parse_wishes
+    from ktda.importing.write import check_out, share_rows, write
+
+    wishes = parse_wishes(
+        source,
+        spec,
+        bands,
+        stretch,
+        split,
+        scene,
+        tile=tile,
+        overlap=overlap,
+        min_labelled=min_labelled,
+        block=block,
+        seed=seed,
+    )
+    if out is not None:
+        check_out(source, out)
+    try:
+        plan = make_plan(wishes)
+    except Unnamed as error:
+        typer.echo(error.listing)
+        raise
+    typer.echo("\n".join([*plan.describe(), "", _table(share_rows(plan))]))
+    command = shlex.join(["ktda", *sys.argv[1:]])
+    if out is None:
+        typer.echo(f"\nNothing is written yet; to write it:\n{command} --out {shlex.quote(source.resolve().name)}-tiles")
+        return
+    write(plan, out, command)
+    typer.echo(f"\nwritten to {out}; look at {out / 'import.html'}, then: ktda data check {out}")
+
+
 @app.command()
 def check(
     data: Annotated[str, typer.Argument(help="A built-in name (ktda data list) or a folder with img_dir and ann_dir.")],
@@ -59,9 +123,9 @@ def check(
     tile_set = result.tile_set
     rows = [("split", "tiles", "scenes", "size", *tile_set.classes, "ignored")]
     for name, split in result.splits.items():
-        size = next(iter(split.sizes)) if len(split.sizes) == 1 else f"{len(split.sizes)} sizes"
-        ignored = split.ignored / max(1, split.pixels.sum() + split.ignored)
-        shares = [f"{100 * share:.1f} %" for share in (*split.shares, ignored)]
+        sizes = [f"{width}x{height}" for width, height in split.sizes]
+        size = sizes[0] if len(sizes) == 1 else f"{len(sizes)} sizes"
+        shares = [f"{100 * share:.1f} %" for share in (*split.shares, split.ignored_share)]
         rows.append((name, str(split.sizes.total()), str(split.scenes or "-"), size, *shares))
     lines = [f"error: {error}" for error in result.errors] + [f"warning: {warning}" for warning in result.warnings]
     lines.append(f"{len(result.errors)} errors, {len(result.warnings)} warnings in {tile_set.root}")

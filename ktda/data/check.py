@@ -9,8 +9,20 @@ from pathlib import Path
 
 import numpy as np
 
-from ktda.data.folder import Pair, TileSet, open_data, pair_up, split_folders
+from ktda.data.folder import TileSet, open_data
+from ktda.data.layout import (
+    KINDS,
+    Pair,
+    counted,
+    layout_problems,
+    pair_up,
+    split_folders,
+    tile_files,
+)
 from ktda.errors import InputError
+
+MUCH = 0.25  # share of ignored pixels that wants a look
+USUAL_PIXELS = 512**2
 
 
 @dataclass
@@ -21,7 +33,7 @@ class SplitCount:
         pixels: (K,) pixels per class.
         ignored: Pixels of ``ignore_index``.
         scenes: Number of different scenes; 0 where the set has no scene pattern.
-        sizes: Number of tiles per image size, as text such as ``256x256``.
+        sizes: Number of tiles per image size (width, height).
     """
 
     pixels: np.ndarray
@@ -33,6 +45,11 @@ class SplitCount:
     def shares(self) -> np.ndarray:
         """(K,) share of each class in the pixels that have a class; all 0 where none has."""
         return self.pixels / max(1, self.pixels.sum())
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of ``ignore_index`` in all pixels."""
+        return self.ignored / max(1, self.pixels.sum() + self.ignored)
 
 
 @dataclass
@@ -48,10 +65,10 @@ class CheckResult:
 def check(data: str | Path) -> CheckResult:
     """Read a data set completely.
 
-    Errors are: files without a partner or with a shared stem, tiles that `TileSet.read` refuses
-    (damaged, of another kind, of two sizes, with labels outside the classes), a stem that the scene
-    pattern does not fit, a split without labelled pixels, and a scene or the very same image in two
-    splits.
+    Errors are: folders that training cannot use, files without a partner or with a shared stem,
+    tiles that `TileSet.read` refuses (damaged, of another kind, of two sizes, with labels outside
+    the classes), a stem that the scene pattern does not fit, a split without labelled pixels, a
+    ``train`` of one class only, and a scene or the very same image in two splits.
 
     Args:
         data: A built-in name or a folder.
@@ -61,12 +78,12 @@ def check(data: str | Path) -> CheckResult:
             understood at all.
     """
     tile_set = open_data(data)
-    result = CheckResult(tile_set, warnings=list(tile_set.notes))
-    images = split_folders(tile_set.root, "img_dir")
-    masks = split_folders(tile_set.root, "ann_dir")
-    for split in sorted(images - masks):
+    root = tile_set.root
+    result = CheckResult(tile_set, warnings=list(tile_set.notes), errors=layout_problems(root))
+    folders = {kind: split_folders(root, kind) for kind in KINDS}
+    for split in sorted(folders["img_dir"] - folders["ann_dir"]):
         result.warnings.append(f"img_dir/{split} has no ann_dir/{split}: left out")
-    for split in sorted(masks - images):
+    for split in sorted(folders["ann_dir"] - folders["img_dir"]):
         result.errors.append(f"ann_dir/{split} has no img_dir/{split}: left out")
     if tile_set.scene is None:
         unknown = "whether tiles of one scene are in two splits cannot be checked"
@@ -74,7 +91,12 @@ def check(data: str | Path) -> CheckResult:
     # (scene | image, which) -> split -> one of its stems
     places: dict[tuple[str, str], dict[str, str]] = {}
     for split in tile_set.splits():
+        for kind in KINDS:
+            others = tile_files(root, kind, split)[1]
+            if others:
+                result.warnings.append(f"{kind}/{split}: left out {counted(others)}")
         _count(result, split, places)
+        _weigh(result, split)
     for (kind, _), found in places.items():
         if len(found) > 1:
             named = " and ".join(f"{split}/{stem}" for split, stem in found.items())
@@ -89,6 +111,7 @@ def _count(result: CheckResult, split: str, places: dict[tuple[str, str], dict[s
     result.errors += problems
     count = SplitCount(np.zeros(tile_set.num_classes, dtype=np.int64))
     result.splits[split] = count
+    causes: dict[str, list[str]] = {}  # what is wrong -> files, the first of which is shown
     scenes = set()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
         futures = [pool.submit(_examine, tile_set, pair) for pair in pairs]
@@ -96,7 +119,8 @@ def _count(result: CheckResult, split: str, places: dict[tuple[str, str], dict[s
         try:
             size, pixels, identity = future.result()
         except InputError as error:
-            result.errors.append(str(error))
+            file, _, cause = str(error).partition(": ")
+            causes.setdefault(cause, []).append(file)
             continue
         count.sizes[size] += 1
         count.pixels += pixels[: tile_set.num_classes]
@@ -105,12 +129,46 @@ def _count(result: CheckResult, split: str, places: dict[tuple[str, str], dict[s
         for which in identity.items():
             places.setdefault(which, {}).setdefault(split, pair.stem)
     count.scenes = len(scenes - {None})
-    if not count.pixels.sum():
+    for cause, files in causes.items():
+        more = f" (and {len(files) - 1} more files)" if len(files) > 1 else ""
+        result.errors.append(f"{files[0]}{more}: {cause}")
+
+
+def _weigh(result: CheckResult, split: str) -> None:
+    """What the counts of one split say: classes that are missing, ignored pixels, sizes."""
+    tile_set = result.tile_set
+    count = result.splits[split]
+    present = np.flatnonzero(count.pixels)
+    ignored = f"{count.ignored_share:.1%} of {split} is ignored"
+    cure = f"{tile_set.ignore_index} is the ignore index; if it is a class, use value_map"
+    if not present.size:
         result.errors.append(f"{split}: no pixel has a class")
+    elif split == "train" and present.size == 1 and tile_set.num_classes > 1:
+        only = tile_set.classes[present[0]]
+        result.errors.append(f"train holds one class only, {only}, and {ignored}: {cure}")
+    elif split == "train":
+        for index in np.flatnonzero(count.pixels == 0):
+            name = tile_set.classes[index]
+            result.warnings.append(f"train: no pixel is {name}: nothing can be learned of it")
+    if count.ignored_share > MUCH and present.size > 1:
+        result.warnings.append(f"{ignored}: {cure}")
+    if not count.sizes:
+        return
+    widths, heights = zip(*count.sizes, strict=True)
+    if split == "train" and len(count.sizes) > 1:
+        sizes = f"{len(count.sizes)} sizes, {min(widths)} to {max(widths)} wide"
+        side = min(*widths, *heights)
+        cure = f"set crop, to at most {side}: the tiles of a batch share one size"
+        result.warnings.append(f"train: {sizes}, {min(heights)} to {max(heights)} high; {cure}")
+    width, height = max(count.sizes, key=lambda size: size[0] * size[1])
+    times = width * height / USUAL_PIXELS
+    if times > 2:
+        cost = f"memory and time of {times:.0f} tiles of 512x512"
+        result.warnings.append(f"{split}: an image of {width}x{height} is scored whole: {cost}")
 
 
-def _examine(tile_set: TileSet, pair: Pair) -> tuple[str, np.ndarray, dict[str, str]]:
-    """Size, pixels per mask value (256,), and by what the tile is known in another split."""
+def _examine(tile_set: TileSet, pair: Pair) -> tuple[tuple[int, int], np.ndarray, dict[str, str]]:
+    """(width, height), pixels per mask value (256,), and by what a tile is known elsewhere."""
     image, mask = tile_set.read(pair)
     identity = {}
     if tile_set.scene is not None:
@@ -118,5 +176,4 @@ def _examine(tile_set: TileSet, pair: Pair) -> tuple[str, np.ndarray, dict[str, 
     if (image != image[:1, :1]).any():  # images of one colour, such as fill, are no copies
         content = image.tobytes() + str(image.shape).encode()
         identity["image"] = hashlib.sha256(content).hexdigest()
-    size = f"{mask.shape[1]}x{mask.shape[0]}"
-    return size, np.bincount(mask.ravel(), minlength=256), identity
+    return mask.shape[::-1], np.bincount(mask.ravel(), minlength=256), identity

@@ -1,7 +1,7 @@
 """Data sets in the authors' layout: ``img_dir/<split>/<stem>`` with ``ann_dir/<split>/<stem>``.
 
-A tile is an image and a mask with the same stem in the folders of the same split. What the masks
-mean stands in ``dataset.yaml`` beside them (`ktda.data.spec`).
+Which files count as tiles says `ktda.data.layout`, how they are decoded `ktda.data.pixels`, what
+the masks mean ``dataset.yaml`` beside the two folders (`ktda.data.spec`).
 """
 
 import hashlib
@@ -9,28 +9,24 @@ import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ktda.data import builtin
+from ktda.data.layout import (
+    SPLIT_ORDER,
+    Pair,
+    check_name,
+    layout_problems,
+    pair_up,
+    split_folders,
+    tile_files,
+)
 from ktda.data.pixels import read_image, read_mask
 from ktda.data.spec import FILE, default_palette, read_spec
 from ktda.errors import InputError
 from ktda.files import file_sha256
-
-KINDS = ("img_dir", "ann_dir")
-SUFFIXES = {"img_dir": (".png", ".jpg", ".jpeg", ".tif", ".tiff"), "ann_dir": (".png",)}
-SPLIT_ORDER = ("train", "val", "test")
-RGB = ("red", "green", "blue")
-
-
-class Pair(NamedTuple):
-    """One tile: an image and its mask."""
-
-    stem: str
-    image: Path
-    mask: Path
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class TileSet:
         ignore_index: Mask value that counts in no loss and no score.
         value_map: Mask value on disk to class index; values that are not listed stay.
         scene: Regular expression whose first group names the scene of a stem.
-        bands: Names of the bands of every image, in the order of the file.
+        bands: Names of the bands of every image, in the order of the file; () for 8-bit RGB.
         rgb: The bands, counted from 1, that a teacher sees as red, green and blue.
         stretch: One (low, high) per band: the values that become 0 and 255; None for bytes.
         mean, std: One number per band, of values in [0, 1], that normalise the student's input.
@@ -59,8 +55,8 @@ class TileSet:
     ignore_index: int = 255
     value_map: dict[int, int] | None = None
     scene: str | None = None
-    bands: tuple[str, ...] = RGB
-    rgb: tuple[int, int, int] = (1, 2, 3)
+    bands: tuple[str, ...] = ()
+    rgb: tuple[int, int, int] | None = None
     stretch: tuple[tuple[float, float], ...] | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
@@ -69,6 +65,10 @@ class TileSet:
     @property
     def num_classes(self) -> int:
         return len(self.classes)
+
+    @property
+    def num_bands(self) -> int:
+        return len(self.bands) or 3
 
     def splits(self) -> list[str]:
         """Splits that have images and masks: train, val, test, then others by name."""
@@ -106,14 +106,14 @@ class TileSet:
         """Decode one tile.
 
         Returns:
-            The image (H, W, 3), uint8 RGB, and the mask (H, W), uint8, of class indices and
-            ``ignore_index``.
+            The image (H, W, bands), uint8 (RGB where the set names no bands), and the mask (H, W),
+            uint8, of class indices and ``ignore_index``.
 
         Raises:
-            InputError: A file cannot be read, is not 8-bit RGB or not an index mask, the two
-                differ in size, or a label (after ``value_map``) is none of the classes.
+            InputError: A file cannot be read, has other bands, or is not an index mask; the two
+                differ in size; or a label (after ``value_map``) is none of the classes.
         """
-        image = read_image(pair.image)
+        image = self.read_image(pair.image)
         mask = read_mask(pair.mask, self.value_map)
         if image.shape[:2] != mask.shape:
             sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, mask)]
@@ -126,6 +126,21 @@ class TileSet:
             cure = "mend the mask, the classes or value_map"
             raise InputError(f"{pair.mask}: labels {labels} are neither {known}; {cure}")
         return image, mask.astype(np.uint8)
+
+    def read_image(self, path: Path) -> np.ndarray:
+        """Decode an image alone, as `read` does: (H, W, bands) uint8."""
+        return read_image(path, len(self.bands) or None, self.stretch)
+
+    def train_and_report(self) -> tuple[str, str]:
+        """The split to train on and the one to report: test, or val where there is no test.
+
+        Raises:
+            InputError: The folders are not as training needs them; the first of `layout_problems`.
+        """
+        problems = layout_problems(self.root)
+        if problems:
+            raise InputError(f"{self.root}: {problems[0]}")
+        return "train", "test" if "test" in self.splits() else "val"
 
 
 def open_data(data: str | Path) -> TileSet:
@@ -157,8 +172,7 @@ def open_data(data: str | Path) -> TileSet:
         spec = read_spec(path)
     spec = {key: value for key, value in spec.items() if key != "source"}
     if "classes" not in spec:
-        ignore_index = spec.get("ignore_index", 255)
-        largest = _largest_label(root, spec.get("value_map"), ignore_index)
+        largest = _largest_label(root, spec.get("value_map"), spec.get("ignore_index", 255))
         spec["classes"] = tuple(map(str, range(largest + 1)))
         note = f"{path} names no classes: taken as 0 to {largest}, the largest label in the masks"
         spec["notes"] = (note,)
@@ -172,7 +186,24 @@ def open_data(data: str | Path) -> TileSet:
     if tile_set.ignore_index < classes:
         found = f"ignore_index {tile_set.ignore_index} is one of the {classes} classes"
         raise InputError(f"{path}: {found}; use 255")
+    _check_bands(path, tile_set)
     return tile_set
+
+
+def _check_bands(path: Path, tile_set: TileSet) -> None:
+    """What stands in the lists must fit the number of bands."""
+    bands = tile_set.num_bands
+    if bands != 3 and tile_set.rgb is None:
+        cure = "add rgb, such as [3, 2, 1], the three that a teacher sees, counted from 1"
+        raise InputError(f"{path}: names {bands} bands; {cure}")
+    if max(tile_set.rgb or (1,)) > bands:
+        raise InputError(f"{path}: rgb is {list(tile_set.rgb)}, but the images have {bands} bands")
+    for key in ("stretch", "mean", "std"):
+        given = getattr(tile_set, key)
+        if given is not None and len(given) != bands:
+            raise InputError(f"{path}: {key} has {len(given)} entries for {bands} bands; one each")
+    if (tile_set.mean is None) != (tile_set.std is None):
+        raise InputError(f"{path}: mean and std belong together; give both, or none")
 
 
 def _find(data: str | Path) -> tuple[str, Path, dict[str, Any]]:
@@ -186,40 +217,11 @@ def _find(data: str | Path) -> tuple[str, Path, dict[str, Any]]:
             raise InputError(f"{data} is not in {builtin.data_root()}; {cure}")
         return data, folder, builtin.built_in_spec(data)
     folder = Path(data).expanduser().absolute()
+    check_name(folder)
     if not folder.is_dir():
         known = f"built in are {', '.join(builtin.NAMES)}"
         raise InputError(f"{str(data)!r} is neither a folder nor a built-in data set; {known}")
     return folder.resolve().name, folder, {}
-
-
-def split_folders(root: Path, kind: str) -> set[str]:
-    """Names of the folders in ``img_dir`` or ``ann_dir``."""
-    folders = (path.name for path in (root / kind).iterdir() if path.is_dir())
-    return {name for name in folders if not name.startswith(".")}
-
-
-def pair_up(root: Path, split: str) -> tuple[list[Pair], list[str]]:
-    """Match images and masks of a split by stem.
-
-    Returns:
-        The complete pairs sorted by stem, and one sentence per stem that has not exactly one image
-        and one mask.
-    """
-    found: dict[str, list[Path]] = {}
-    for kind in KINDS:
-        for path in sorted((root / kind / split).iterdir()):
-            visible = path.is_file() and not path.name.startswith(".")
-            if visible and path.suffix.lower() in SUFFIXES[kind]:
-                found.setdefault(path.stem, []).append(path)
-    pairs = []
-    problems = []
-    for stem, paths in sorted(found.items()):
-        if [path.parent.parent.name for path in paths] == list(KINDS):
-            pairs.append(Pair(stem, *paths))
-        else:
-            names = ", ".join(path.relative_to(root).as_posix() for path in paths)
-            problems.append(f"{stem} of {split} needs one image and one mask, has {names}")
-    return pairs, problems
 
 
 def data_hash(tile_set: TileSet) -> str:
@@ -231,6 +233,9 @@ def data_hash(tile_set: TileSet) -> str:
         tile_set.value_map,
         tile_set.scene,
     ]
+    if tile_set.bands:
+        names = ("bands", "rgb", "stretch", "mean", "std")
+        spec.append({name: getattr(tile_set, name) for name in names})
     total = hashlib.sha256(json.dumps(spec, sort_keys=True).encode())
     for split in tile_set.splits():
         for pair in tile_set.pairs(split):
@@ -241,16 +246,31 @@ def data_hash(tile_set: TileSet) -> str:
 
 
 def _largest_label(root: Path, value_map: dict[int, int] | None, ignore_index: int) -> int:
-    """The largest label in the masks that can be read (`ktda data check` reports the others)."""
-    largest = -1
-    for path in (root / "ann_dir").glob("*/*.png"):
+    """The largest label in the masks that can be read (`ktda data check` reports the others).
+
+    Raises:
+        InputError: No such label can be a number of classes; the message says why.
+    """
+    splits = sorted(split_folders(root, "img_dir") & split_folders(root, "ann_dir"))
+    masks = [path for split in splits for path in tile_files(root, "ann_dir", split)[0]]
+    labels: set[int] = set()
+    unread: list[InputError] = []
+    for path in masks:
         try:
-            mask = read_mask(path, value_map)
-        except InputError:
-            continue
-        largest = max(largest, int(mask[mask != ignore_index].max(initial=-1)))
-    if not 1 <= largest < 255:
-        found = largest if largest >= 0 else "none"
-        cure = f"name classes and value_map in {FILE}"
-        raise InputError(f"{root}: the largest label in the masks is {found}; {cure}")
-    return largest
+            labels.update(np.unique(read_mask(path, value_map)).tolist())
+        except InputError as error:
+            unread.append(error)
+    ignored = labels & {ignore_index}
+    labels -= ignored
+    if labels and 1 <= max(labels) < 255:
+        return max(labels)
+    cure = f"name classes and value_map in {FILE}"
+    if not masks:
+        raise InputError(f"{root}: {(layout_problems(root) or ['ann_dir holds no masks'])[0]}")
+    if not labels and unread:
+        raise unread[0]
+    if ignored and len(labels) < 2:
+        found = " and ".join(map(str, sorted(labels | ignored)))
+        why = f"{ignore_index} is the ignore index; if it is a class, {cure}"
+        raise InputError(f"{root}: the masks hold {found}, and {why}, and another ignore_index")
+    raise InputError(f"{root}: the masks hold labels up to {max(labels)}; {cure}")
