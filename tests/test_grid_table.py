@@ -1,5 +1,6 @@
 """The table of a grid: what it reads, and one line for everything that could make a row mean something else."""
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from ktda_lab.grid.table import read_table, select
 
 from ktda.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[1]
 GOOD = """
 question: does the FMM help?
 preset: smoke
@@ -54,7 +56,7 @@ def test_data_and_seeds_of_the_command_line_win(tmp_path: Path) -> None:
     assert read_table(path).seeds == (5, 3)
     table = read_table(path, ("grass",), 3)
     assert (table.data, table.seeds) == (("grass",), (0, 1, 2))
-    with pytest.raises(InputError, match="seeds is 0; expected at least 1"):
+    with pytest.raises(InputError, match="seeds=0; expected at least 1"):
         read_table(path, (), 0)
 
 
@@ -69,38 +71,44 @@ def test_the_cloud_schedule_of_the_paper_is_resolved_per_data_set(tmp_path: Path
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"question": None}, "table has no question; expected one sentence"),
-        ({"sedes": 3}, "table has the key 'sedes'; did you mean seeds?"),
-        ({"preset": ["smoke"]}, r"preset is \['smoke'\]; expected one of smoke, "),
-        ({"rows": row(set={1: 2})}, "row a: set is {1: 2}; expected a mapping"),
-        ({"settings": {True: 2}}, "settings is {True: 2}; expected a mapping"),
-        ({"preset": "large"}, "preset is 'large'; expected one of smoke, "),
-        ({"data": "demo_grass"}, "data is 'demo_grass'; expected a list"),
+        ({"question": None}, "no question; expected one sentence"),
+        ({"sedes": 3}, "unknown key 'sedes'; did you mean seeds?"),
+        ({"preset": ["smoke"]}, r"preset=\['smoke'\]; expected one of smoke, "),
+        ({"rows": row(set={1: 2})}, "row a: set={1: 2}; expected a mapping"),
+        ({"settings": {True: 2}}, "settings={True: 2}; expected a mapping"),
+        ({"preset": "large"}, "preset='large'; expected one of smoke, "),
+        ({"data": "demo_grass"}, "data='demo_grass'; expected a list"),
         ({"data": ["grass", "grass"]}, "data grass stands there twice"),
-        ({"seeds": 0}, "seeds is 0; expected at least 1"),
-        ({"seeds": True}, "seeds is True; expected"),
+        ({"seeds": 0}, "seeds=0; expected at least 1"),
+        ({"seeds": True}, "seeds=True; expected"),
         ({"seeds": [1, 1]}, "different whole numbers"),
         ({"seeds": [-1]}, "different whole numbers"),
+        ({"seeds": [2**63]}, "different whole numbers"),
+        ({"seeds": 1001}, "seeds=1001; expected at least 1"),
+        ({"seeds": []}, "different whole numbers"),
+        ({"name": "x"}, "unknown key 'name'"),
+        ({"rows": row(set={"lr": 0.1})}, "row a: unknown setting 'lr'; did you mean learning_rate?"),
+        ({"rows": row(set={"steps": 10**9})}, "row a: steps=1000000000; expected a whole number from 1 to 100,000,000"),
         ({"baseline": "ful"}, "baseline 'ful' is no row; did you mean full?"),
-        ({"rows": []}, r"rows is \[\]; expected a list of rows"),
+        ({"rows": []}, r"rows=\[\]; expected a list of rows"),
         ({"rows": row()}, r"row a has the same settings as the baseline \(full\)"),
         ({"rows": [*row(set={"fmm": "mlp"}), {"name": "a", "group": "g", "set": {"fmm": "none"}}]}, "row a .* twice"),
         (
             {"rows": [*row(set={"fmm": "mlp"}), {"name": "b", "group": "g", "set": {"fmm": "mlp"}}]},
             r"row b has the same settings as row a \(a\)",
         ),
-        ({"rows": [*row()[:1], "no_fmm"]}, "row is 'no_fmm'; expected a mapping with name"),
-        ({"rows": [{"group": "g"}]}, "row has no name"),
-        ({"rows": [{"name": "full"}]}, "row full has no group"),
-        ({"rows": [{"name": "a/b", "group": "g"}]}, "name is 'a/b'; expected letters"),
-        ({"rows": row(overrides={"fmm": "mlp"})}, "row a has the key 'overrides'; expected one of name"),
-        ({"rows": row(needs="tpu")}, "row a: needs is 'tpu'; expected gpu"),
+        ({"rows": [*row()[:1], "no_fmm"]}, "row: got 'no_fmm'; expected a mapping with name"),
+        ({"rows": [{"group": "g"}]}, "row: no name; expected letters"),
+        ({"rows": [{"name": "full"}]}, "row full: no group; expected a word"),
+        ({"rows": [{"name": "a/b", "group": "g"}]}, "name='a/b'; expected letters"),
+        ({"rows": row(overrides={"fmm": "mlp"})}, "row a: unknown key 'overrides'; expected one of name"),
+        ({"rows": row(needs="tpu")}, "row a: needs='tpu'; expected gpu"),
         ({"rows": row(set={"fmm_dept": 2})}, "row a: unknown setting 'fmm_dept'; did you mean fmm_depth?"),
         ({"rows": row(set={"fmm": "cnn"})}, "row a: fmm='cnn'; expected one of vit, mlp, none"),
         ({"rows": row(set={"alpha": "0.3"})}, "row a: alpha='0.3'; expected a number"),
         ({"rows": row(set={"fam": 0})}, "row a: fam=0; expected true or false"),
         ({"rows": row(set={"steps": 4.5})}, "row a: steps=4.5; expected a whole number"),
-        ({"rows": row(set={"alpha": 2})}, "row a: alpha=2.0; expected from 0 to 1"),
+        ({"rows": row(set={"alpha": 2})}, "row a: alpha=2; expected a number from 0 to 1"),
         ({"rows": row(set={"seed": 3})}, "seed is set among the overrides; say `seeds"),
         ({"settings": {"seed": 3}}, "seed is set among the overrides; say `seeds"),
         ({"settings": {"nek_width": 3}}, "unknown setting 'nek_width'; did you mean neck_width?"),
@@ -120,7 +128,8 @@ def test_one_line_for_every_mistake(tmp_path: Path, changes: dict, words: str) -
     [
         (GOOD.replace("fmm: none}", "fmm: none, fmm: mlp}"), "fmm stands there twice"),
         (GOOD + "  - {name: x", "cannot be read as YAML"),
-        ("", "table is None; expected a mapping"),
+        (GOOD + "preset: demo", "preset stands there twice"),
+        ("", "got None; expected a mapping with question"),
     ],
 )
 def test_one_line_for_what_is_no_table(tmp_path: Path, text: str, words: str) -> None:
@@ -131,6 +140,19 @@ def test_one_line_for_what_is_no_table(tmp_path: Path, text: str, words: str) ->
     assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="No such file"):
         read_table(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    "results", sorted((ROOT / "reports/published").glob("**/results.csv")), ids=lambda p: p.parent.name
+)
+def test_published_runs_keep_their_hash(results: Path) -> None:
+    table = read_table(results.with_name("table.yaml"))
+    rows = {row.name: row for row in table.rows}
+    with results.open(newline="", encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    assert len(runs) > 10
+    for run in runs:
+        assert table.config(rows[run["row"]], run["data"], int(run["seed"])).config_hash == run["config_hash"]
 
 
 def test_rows_to_run(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import NDArray
 
 from ktda.errors import InputError
 from ktda.files import project_root, read_json, write_beside
+from ktda.yaml_files import read_yaml
 from ktda_lab.grid.plan import PLAN, RUNS, TABLE, Run, finished, read_plan, wall_seconds
 from ktda_lab.grid.table import Table, read_table
 
@@ -188,7 +188,7 @@ def read_published(folder: Path | str) -> Published:
     with np.load(found / MATRICES) as archive:
         arrays = {name: archive[name].astype(np.int64) for name in archive.files}
     scenes = {name.removesuffix("_scenes"): arrays.pop(name) for name in list(arrays) if name.endswith("_scenes")}
-    table = yaml.safe_load((found / TABLE).read_text(encoding="utf-8"))
+    table = read_yaml(found / TABLE)
     return Published(read_results(found), table, arrays, scenes, pd.read_csv(found / HISTORIES, dtype={"id": str}))
 
 

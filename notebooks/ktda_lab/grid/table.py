@@ -4,32 +4,66 @@ A row is a few overrides of one baseline. Whatever could make a row mean somethi
 a wrong type, a row twice, a row that changes nothing) is an error before anything runs.
 """
 
-import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ktda.config import PRESETS, Config, make_config
 from ktda.errors import InputError, suggest_name
+from ktda.schema import Strict, parse
+from ktda.yaml_files import read_yaml
 
 MAX_OVERRIDES = 3
 
 
-@dataclass(frozen=True)
-class Row:
-    """One ablation: overrides of the table's preset and settings."""
-
-    name: str
-    group: str
-    says: str
-    overrides: dict[str, Any]
-    needs_gpu: bool
+def _different_seeds(given: int | tuple[int, ...]) -> tuple[int, ...]:
+    """A number of seeds stands for 0, 1, ..."""
+    seeds = tuple(range(given)) if isinstance(given, int) else given
+    if len(set(seeds)) < len(seeds):
+        raise ValueError
+    return seeds
 
 
-@dataclass(frozen=True)
-class Table:
+_Text = Annotated[str, Field(pattern=r"\S")]
+_Seed = Annotated[int, Field(ge=0, lt=2**63)]
+_Seeds = Annotated[int, Field(ge=1, le=1000)] | Annotated[tuple[_Seed, ...], Field(min_length=1)]
+
+
+class Row(Strict):
+    """One ablation: overrides of the table's preset and settings; `says` describes it."""
+
+    name: str = Field(pattern=r"^[\w.+-]+$", description="letters, digits and _ . + -")
+    group: _Text = Field(description="a word")
+    says: _Text = Field("", description="a few words")
+    overrides: dict[str, Any] = Field(
+        {}, alias="set", max_length=MAX_OVERRIDES, description=f"a mapping of at most {MAX_OVERRIDES} settings"
+    )
+    needs: Literal["gpu"] = Field(None, description="gpu")
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether it is left out where there is no GPU."""
+        return self.needs == "gpu"
+
+
+class _Keys(Strict):
+    """The keys of the file."""
+
+    question: _Text = Field(description="one sentence")
+    preset: Literal[*PRESETS] = Field(description=f"one of {', '.join(PRESETS)}")
+    data: tuple[_Text, ...] = Field(min_length=1, description="a list of names or folders")
+    seeds: Annotated[_Seeds, AfterValidator(_different_seeds)] = Field(
+        (0,), description="at least 1, or a list of different whole numbers"
+    )
+    baseline: _Text = Field(description="the name of a row")
+    settings: Annotated[dict[str, Any], BeforeValidator(lambda given: {} if given is None else given)] = Field(
+        {}, description="a mapping of settings"
+    )
+    rows: tuple[Any, ...] = Field(min_length=1, description="a list of rows")
+
+
+class Table(_Keys):
     """A checked table.
 
     Attributes:
@@ -40,12 +74,6 @@ class Table:
 
     name: str
     text: str
-    question: str
-    preset: str
-    data: tuple[str, ...]
-    seeds: tuple[int, ...]
-    baseline: str
-    settings: dict[str, Any]
     rows: tuple[Row, ...]
 
     def overrides(self, row: Row) -> list[str]:
@@ -69,108 +97,24 @@ def read_table(path: Path | str, data: tuple[str, ...] = (), seeds: int | None =
         InputError: the file cannot be read, or something in it is not as it must be.
     """
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.load(text, _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: cannot be read as YAML: {' '.join(str(error).split())}") from None
-    try:
-        _check_form(content, _TABLE, "table")
+    content = read_yaml(path)
+    if isinstance(content, dict):
         content |= {"data": list(data)} if data else {}
         content |= {} if seeds is None else {"seeds": seeds}
-        rows = tuple(_row(row) for row in content["rows"])
-        table = Table(
-            name=path.stem,
-            text=text,
-            question=content["question"],
-            preset=content["preset"],
-            data=tuple(content["data"]),
-            seeds=_seeds(content.get("seeds", 1)),
-            baseline=content["baseline"],
-            settings=content.get("settings") or {},
-            rows=rows,
-        )
+    keys = parse(_Keys, content, str(path))
+    rows = tuple(_row(row, path) for row in keys.rows)
+    text = path.read_text(encoding="utf-8")
+    table = Table(name=path.stem, text=text, **dict(keys) | {"rows": rows})
+    try:
         _check(table)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return table
 
 
-class _Loader(yaml.SafeLoader):
-    """Reads 1e-3 as a number, which YAML 1.1 takes for text, and refuses a key that stands twice in a mapping."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key} stands there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+"), list("-+0123456789"))
-
-
-def _words(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v.strip() for v in value)
-
-
-def _text_given(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _named(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(key, str) for key in value)
-
-
-# key -> (required, what fits, how to say it)
-_TABLE = {
-    "question": (True, _text_given, "one sentence"),
-    "preset": (True, lambda v: isinstance(v, str) and v in PRESETS, f"one of {', '.join(PRESETS)}"),
-    "data": (True, _words, "a list of names or folders"),
-    "seeds": (False, lambda v: isinstance(v, int | list), "a number of seeds, or a list of them"),
-    "baseline": (True, _text_given, "the name of a row"),
-    "settings": (False, lambda v: v is None or _named(v), "a mapping of settings"),
-    "rows": (True, lambda v: isinstance(v, list) and v, "a list of rows"),
-}
-_ROW = {
-    "name": (True, lambda v: isinstance(v, str) and re.fullmatch(r"[\w.+-]+", v), "letters, digits and _ . + -"),
-    "group": (True, _text_given, "a word"),
-    "says": (False, _text_given, "a few words"),
-    "set": (
-        False,
-        lambda v: _named(v) and len(v) <= MAX_OVERRIDES,
-        f"a mapping of at most {MAX_OVERRIDES} settings",
-    ),
-    "needs": (False, lambda v: v == "gpu", "gpu"),
-}
-
-
-def _check_form(content: Any, form: dict, what: str) -> None:
-    """Refuse what is no mapping, unknown and missing keys, and values that do not fit."""
-    if not isinstance(content, dict):
-        raise InputError(f"{what} is {content!r:.60}; expected a mapping with {', '.join(form)}")
-    for key, value in content.items():
-        if key not in form:
-            raise InputError(f"{what} has the key {key!r}; {suggest_name(key, form)}")
-        if not form[key][1](value):
-            raise InputError(f"{what}: {key} is {value!r:.80}; expected {form[key][2]}")
-    missing = [key for key, (required, *_) in form.items() if required and key not in content]
-    if missing:
-        raise InputError(f"{what} has no {missing[0]}; expected {form[missing[0]][2]}")
-
-
-def _row(content: Any) -> Row:
-    _check_form(content, _ROW, f"row {content['name']}" if isinstance(content, dict) and "name" in content else "row")
-    name, group, says = content["name"], content["group"], content.get("says", "")
-    return Row(name, group, says, content.get("set", {}), content.get("needs") == "gpu")
-
-
-def _seeds(given: int | list) -> tuple[int, ...]:
-    seeds = list(range(given)) if isinstance(given, int) and not isinstance(given, bool) else given
-    fits = isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)
-    if not fits or len(set(seeds)) < len(seeds):
-        raise InputError(f"seeds is {given!r}; expected at least 1, or a list of different whole numbers")
-    return tuple(seeds)
+def _row(content: Any, path: Path) -> Row:
+    named = isinstance(content, dict) and isinstance(content.get("name"), str)
+    return parse(Row, content, f"{path}: row {content['name']}" if named else f"{path}: row")
 
 
 def _check(table: Table) -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from numpy.typing import ArrayLike
 from scipy.optimize import linprog
 
 from ktda.data.builtin import built_in_spec
 from ktda.errors import InputError
+from ktda.yaml_files import read_yaml
 
 FILE = Path(__file__).with_suffix(".yaml")
 MEANS = {"miou": "mIoU (%)", "overall_accuracy": "OA (%)", "mean_f1": "F1 (%)"}
@@ -24,7 +24,7 @@ ROUNDING = 1e-4  # between a printed mean and the mean of printed values: half a
 @cache
 def facts() -> dict[str, Any]:
     """Content of ``published.yaml``: ``sources``, ``rerun``, and per data set of ``sets`` classes, claim, shares."""
-    return yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    return read_yaml(FILE)
 
 
 def published_scores() -> pd.DataFrame:
