@@ -444,6 +444,30 @@ def test_listing_and_checking_need_no_torch():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_training_refuses_folders_before_it_imports_torch(tmp_path):
+    put_set(tmp_path / "other", splits={"training": 1, "validation": 1})
+    (tmp_path / "flat/img_dir").mkdir(parents=True)
+    (tmp_path / "flat/ann_dir").mkdir()
+    code = """
+import sys
+from ktda.cli.main import app
+from ktda.errors import InputError
+for data in sys.argv[1:]:
+    try:
+        app(["train", data], standalone_mode=False)
+    except InputError as error:
+        print(error)
+sys.exit("torch" in sys.modules)
+"""
+    paths = [str(tmp_path / name) for name in ("other", "flat", "missing")]
+    ended = subprocess.run([sys.executable, "-c", code, *paths], check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    first, second, third = ended.stdout.splitlines()
+    assert "img_dir has training, validation; training needs train, and val or test" in first
+    assert "img_dir has 0 files and no folders; training needs" in second
+    assert "is neither a folder nor a built-in data set" in third
+
+
 @needs_sample
 def test_the_real_sample(monkeypatch):
     monkeypatch.setenv("KTDA_SHARED", str(SHARED))

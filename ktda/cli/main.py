@@ -1,4 +1,4 @@
-"""The command line: ``ktda data | train | evaluate | grid | status | notebook | report``.
+"""The command line: ``ktda data | train | settings | evaluate | grid | status | notebook | report``.
 
 A user's mistake ends in one line and exit code 2. Heavy imports stay inside the commands, so that help is quick.
 """
@@ -16,6 +16,7 @@ from ktda_lab.commands.show import can_draw, show
 
 import ktda
 from ktda.cli import data as data_commands
+from ktda.cli.settings import settings
 from ktda.errors import InputError
 
 app = typer.Typer(
@@ -53,7 +54,10 @@ def train(
     data: Annotated[str, typer.Argument(help="Name of a data set (ktda data list) or a folder in its layout.")],
     preset: Annotated[str, typer.Option(help="smoke (seconds), demo (CPU minutes), grid or paper.")] = "demo",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting; may be repeated.")
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Override one of `ktda settings`; may be repeated."
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -69,9 +73,11 @@ def train(
 ) -> None:
     """Train on DATA, keep the weights that score best on the selection tiles, and evaluate them."""
     from ktda.config import make_config
+    from ktda.data.folder import check_layout
 
-    # Settings first: a typing mistake shall not wait for torch to be imported.
+    # Settings and folders first: a mistake shall not wait for torch to be imported.
     config = make_config(preset, [*(set_ or []), *([] if seed is None else [f"seed={seed}"])], data)
+    check_layout(data)
     from ktda.training import train as run
 
     out = out or Path("runs") / f"{Path(data).name}-{preset}-seed{config.seed}"
@@ -88,6 +94,9 @@ def train(
         from ktda_lab.run_pictures import draw_run
 
         typer.echo(f"pictures: {draw_run(out)[0].parent}")
+
+
+app.command()(settings)
 
 
 @app.command()

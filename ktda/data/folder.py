@@ -131,17 +131,6 @@ class TileSet:
         """Decode an image alone, as `read` does: (H, W, bands) uint8."""
         return read_image(path, len(self.bands) or None, self.stretch)
 
-    def train_and_report(self) -> tuple[str, str]:
-        """The split to train on and the one to report: test, or val where there is no test.
-
-        Raises:
-            InputError: The folders are not as training needs them; the first of `layout_problems`.
-        """
-        problems = layout_problems(self.root)
-        if problems:
-            raise InputError(f"{self.root}: {problems[0]}")
-        return "train", "test" if "test" in self.splits() else "val"
-
 
 def open_data(data: str | Path) -> TileSet:
     """Open a data set by built-in name or by folder.
@@ -158,15 +147,7 @@ def open_data(data: str | Path) -> TileSet:
     Raises:
         InputError: Nothing of that name, a folder in another layout, or a bad ``dataset.yaml``.
     """
-    name, folder, spec = _find(data)
-    # An unpacked archive may hold the root one folder deeper.
-    deeper = [path.parent for path in folder.glob("*/img_dir")]
-    roots = [folder] if (folder / "img_dir").is_dir() else deeper
-    if len(roots) != 1 or not (roots[0] / "ann_dir").is_dir():
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
-        expected = "img_dir/<split>/*.png and ann_dir/<split>/*.png"
-        raise InputError(f"{folder}: found {found}, expected {expected}")
-    root = roots[0]
+    name, root, spec = _find(data)
     path = root / FILE
     if path.exists():
         spec = read_spec(path)
@@ -206,22 +187,41 @@ def _check_bands(path: Path, tile_set: TileSet) -> None:
         raise InputError(f"{path}: mean and std belong together; give both, or none")
 
 
+def check_layout(data: str | Path) -> None:
+    """Raise `InputError` where the folders of a set stop a training; no file is opened."""
+    _, root, _ = _find(data)
+    problems = layout_problems(root)
+    if problems:
+        raise InputError(f"{root}: {problems[0]}")
+
+
 def _find(data: str | Path) -> tuple[str, Path, dict[str, Any]]:
-    """Name, folder, and what the package knows of a data set."""
+    """Name, root with ``img_dir`` and ``ann_dir``, and what the package knows of a data set."""
+    spec = {}
     if isinstance(data, str) and data in builtin.NAMES:
+        name = data
+        spec = builtin.built_in_spec(data)
         folder = builtin.locate(data)
         if folder is None and data in builtin.DEMOS:
             folder = builtin.make_demo(data)
         if folder is None:
             cure = f"to get it: {builtin.how_to_get(data)}"
             raise InputError(f"{data} is not in {builtin.data_root()}; {cure}")
-        return data, folder, builtin.built_in_spec(data)
-    folder = Path(data).expanduser().absolute()
-    check_name(folder)
-    if not folder.is_dir():
-        known = f"built in are {', '.join(builtin.NAMES)}"
-        raise InputError(f"{str(data)!r} is neither a folder nor a built-in data set; {known}")
-    return folder.resolve().name, folder, {}
+    else:
+        folder = Path(data).expanduser().absolute()
+        name = folder.resolve().name
+        check_name(folder)
+        if not folder.is_dir():
+            known = f"built in are {', '.join(builtin.NAMES)}"
+            raise InputError(f"{str(data)!r} is neither a folder nor a built-in data set; {known}")
+    # An unpacked archive may hold the root one folder deeper.
+    deeper = [path.parent for path in folder.glob("*/img_dir")]
+    roots = [folder] if (folder / "img_dir").is_dir() else deeper
+    if len(roots) != 1 or not (roots[0] / "ann_dir").is_dir():
+        found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
+        expected = "img_dir/<split> and ann_dir/<split>; `ktda data import` makes them"
+        raise InputError(f"{folder}: found {found}, expected {expected}")
+    return name, roots[0], spec
 
 
 def data_hash(tile_set: TileSet) -> str:
