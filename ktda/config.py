@@ -87,14 +87,14 @@ def make_config(
     values = dict(PRESETS[preset])
     if preset == "paper" and PurePath(data).name in ("cloud", "l8_biome_sample"):
         values |= PAPER_CLOUD
-    values |= overrides if isinstance(overrides, Mapping) else dict(map(_read, overrides))
+    values |= overrides if isinstance(overrides, Mapping) else dict(map(read_override, overrides))
     return Config(**values)
 
 
 _BOOLS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-def _read(override: str) -> tuple[str, object]:
+def read_override(override: str) -> tuple[str, object]:
     """Name and value of "name=value"."""
     name, sign, text = (part.strip() for part in str(override).partition("="))
     if not sign:

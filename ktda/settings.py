@@ -74,13 +74,13 @@ class Config(Strict):
         (4.0, 2.0, 1.0, 0.5), "resize factor per level; empty: no neck", form="four positive factors up to 64, or none"
     )
     neck_width: int = _setting(0, "output channels of the neck, 0: as the teacher", 0, _WIDEST)
-    fmm: Literal["vit", "mlp", "none"] = _setting("vit", "blocks of the feature modulation (FMM)")
+    fmm: Literal["vit", "mlp", "none"] = _setting("vit", "blocks of the feature modulation (FMM); none: no FMM")
     fmm_depth: int = _setting(4, "blocks of the FMM per level", 1, 64)
     fmm_heads: int = _setting(8, "attention heads of a vit block", 1, 256)
     decoder: Literal["upernet", "segformer"] = _setting("upernet", "decode head")
     decoder_channels: int = _setting(512, "channels of the decode head", 1, _WIDEST)
     dropout: float = _setting(0.1, "dropout of channels, in both heads", 0, 0.99)
-    auxiliary: Literal["fmm", "fam", "none"] = _setting("fmm", "maps that the auxiliary head reads")
+    auxiliary: Literal["fmm", "fam", "none"] = _setting("fmm", "maps that the auxiliary head reads; none: no such head")
     auxiliary_channels: int = _setting(256, "channels of the auxiliary head", 1, _WIDEST)
 
     # Teacher
@@ -89,8 +89,8 @@ class Config(Strict):
     teacher_blocks: tuple[()] | tuple[_Block, _Block, _Block, _Block] = _setting(
         (), "blocks whose maps are taken; empty: the default four", form="four, one per level, or none"
     )
-    teacher_norm: Literal["last", "all"] = _setting("last", "maps that pass the teacher's last LayerNorm")
-    teacher_resample: Literal["timm", "authors"] = _setting("timm", "how position embeddings are resized")
+    teacher_norm: Literal["last", "all"] = _setting("last", "maps that pass its last LayerNorm: the last, or all")
+    teacher_resample: Literal["timm", "authors"] = _setting("timm", "whose resizing of position embeddings")
     teacher_images: Literal["own", "other"] = _setting(
         "own", "image behind the maps; other: another tile of the batch, a control (alike in statistics only)"
     )
@@ -104,11 +104,11 @@ class Config(Strict):
     distill_sum: bool = _setting(False, "compare the sum of the levels' maps instead of each")
     alpha: float = _setting(0.5, "share of KL in the distillation; the rest is MSE", 0, 1)
     temperature: float = _setting(1.0, "softmax temperature of KL", 1e-3, 1000)
-    kl_axis: Literal["width", "channel", "spatial"] = _setting("width", "axis of KL's softmax; width: as released")
-    reduction: Literal["authors", "mean"] = _setting("authors", "how the distillation is averaged")
-    standardise: bool = _setting(False, "teacher maps by fixed channel statistics of the training set")
+    kl_axis: Literal["width", "channel", "spatial"] = _setting("width", "values that KL takes as one distribution")
+    reduction: Literal["authors", "mean"] = _setting("authors", "KL averaged over images, or over distributions (mean)")
+    standardise: bool = _setting(False, "standardise teacher maps by fixed channel statistics of the training set")
     student_passes: Literal[1, 2] = _setting(1, "forward passes of the student per step; 2: as the authors")
-    ce_average: Literal["authors", "valid"] = _setting("authors", "cross-entropy over all pixels, or labelled ones")
+    ce_average: Literal["authors", "valid"] = _setting("authors", "average over all pixels, or valid (labelled) ones")
     class_weights: Annotated[tuple[_ClassWeight, ...], Field(max_length=255)] = _setting(
         (), "weights in the cross-entropy; empty: equal", form="factors of at least 0, one per class, or none"
     )

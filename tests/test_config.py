@@ -1,6 +1,7 @@
 """Settings: presets, overrides as values and as text, and every refusal."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 
 from ktda.build import build, describe, make_teacher
-from ktda.config import PRESETS, Config, make_config
+from ktda.cli.settings import settings as print_settings
+from ktda.config import PRESETS, Config, make_config, read_override
 from ktda.errors import InputError
 from ktda.settings import _ALSO, GROUPS, _setting
 
@@ -79,6 +81,30 @@ except SystemExit as error:
     assert run_fresh(code.format(arguments=["train", "x", "--set", "alpah=1"])) == "2 pydantic\n"
     assert run_fresh(code.format(arguments=["settings", "alpah"])) == "2 pydantic\n"
     assert run_fresh(code.format(arguments=["--help"])).splitlines()[-1] == "0"
+
+
+def test_the_command_prints_every_setting_in_80_columns(capsys: pytest.CaptureFixture) -> None:
+    print_settings()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    starts = [line.split(" = ")[0].strip() for line in lines if line.startswith("  ") and " = " in line]
+    assert starts == list(Config.model_fields)
+    assert [line for line in lines if not line.startswith(" ")][:5] == [f"{title}:" for title in GROUPS]
+    text = " ".join(" ".join(lines).split())
+    assert "alpha = 0.5 (a number from 0 to 1) share of KL" in text
+    assert "protocol = honest (one of honest, paper)" in text
+    assert "paper on cloud: steps=80000 batch_size=2 warmup_steps=2000 poly_begin=1000" in text
+    listed = text.split("defaults: ")[1]
+    for preset in PRESETS:  # what is printed is what `--set` takes
+        given = re.search(rf"(?:^| ){preset}:((?: [a-z_0-9]+=\S*)+)", listed)[1].split()
+        assert Config(**dict(map(read_override, given))) == make_config(preset)
+
+
+def test_one_setting_with_its_presets(capsys: pytest.CaptureFixture) -> None:
+    print_settings("fmm_depth")
+    expected = ["fmm_depth = 4  (a whole number from 1 to 64)", "blocks of the FMM per level"]
+    expected += [f"preset {preset}: 1" for preset in ("smoke", "demo", "grid")]
+    assert [line.strip() for line in capsys.readouterr().out.splitlines()] == expected
 
 
 @pytest.mark.parametrize("preset", ["smoke", "demo"])

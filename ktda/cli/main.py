@@ -55,9 +55,7 @@ def train(
     preset: Annotated[str, typer.Option(help="smoke (seconds), demo (CPU minutes), grid or paper.")] = "demo",
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Override one of `ktda settings`; may be repeated."
-        ),
+        typer.Option("--set", metavar="KEY=VALUE", help="Override one of `ktda settings`; may be repeated."),
     ] = None,
     seed: Annotated[
         int | None,
