@@ -1,6 +1,7 @@
-"""What KTDA is compared with: SMP's own architectures on the same encoder, and the frozen teacher with a decoder.
+"""What KTDA is compared with: SMP's architectures on the same encoder; the teacher with a decoder.
 
-The natural control, the student with a UPerNet and no transfer, is `ktda.model.KTDA` without FAM, neck and FMM.
+The natural control, the student with a UPerNet and no transfer, is `ktda.model.KTDA` without FAM,
+neck and FMM.
 """
 
 from collections.abc import Sequence
@@ -49,16 +50,21 @@ class Baseline(nn.Module):
         with seeded(seed, "student"):
             pretrained, self.record = make_encoder(encoder, student_weights, encoder_options)
         with seeded(seed, model):
-            # the encoder arguments of a tu- model also reach SMP's own construction, so that the tensors fit
+            # a tu- encoder's arguments also reach SMP's own construction, so that the tensors fit
             options = dict(encoder_options or {})
-            self.network = BASELINES[model](encoder, encoder_weights=None, classes=num_classes, **options)
-        tensors, own = pretrained.state_dict(), self.network.encoder.state_dict()
-        self.network.encoder.load_state_dict({k: tensors[k] for k in own})  # PSPNet keeps three stages only
+            self.network = BASELINES[model](
+                encoder, encoder_weights=None, classes=num_classes, **options
+            )
+        tensors = pretrained.state_dict()
+        own = self.network.encoder
+        own.load_state_dict({k: tensors[k] for k in own.state_dict()})  # PSPNet: three stages only
 
-    def forward(self, images: Tensor, outputs: bool = False, second_pass: bool = False) -> Tensor | Outputs:
-        """Normalised (N, 3, H, W) of any size -> logits (N, K, H, W), or `Outputs` with nothing to distil."""
+    def forward(
+        self, images: Tensor, outputs: bool = False, second_pass: bool = False
+    ) -> Tensor | Outputs:
+        """Normalised (N, 3, H, W) of any size -> logits (N, K, H, W), or `Outputs` with them."""
         h, w = images.shape[-2:]
-        # SMP wants multiples of 32: pad with zeros, the mean colour, at right and bottom, and cut the logits.
+        # SMP wants multiples of 32: zeros, the mean colour, at right and bottom; the logits are cut
         padded = F.pad(images, (0, -w % 32, 0, -h % 32))
         logits = self.network(padded)[..., :h, :w]
         return Outputs(logits) if outputs else logits
@@ -67,13 +73,14 @@ class Baseline(nn.Module):
 class TeacherSegmenter(nn.Module):
     """The frozen teacher with neck and UPerNet, the paper's "DINOv2 + UPerNet" row.
 
-    Only this model needs the teacher at inference. The teacher is not a submodule: its weights stay out of
-    state dicts and checkpoints.
+    Only this model needs the teacher at inference. The teacher is not a submodule: its weights stay
+    out of state dicts and checkpoints.
 
     Args:
         num_classes: classes K.
         teacher: gives one map per level.
-        neck_scales (never empty), neck_width, decoder, decoder_channels, dropout, seed: as in `KTDA`.
+        neck_scales: as in `KTDA`, never empty.
+        neck_width, decoder, decoder_channels, dropout, seed: as in `KTDA`.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -91,16 +98,21 @@ class TeacherSegmenter(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self._teacher = [teacher]  # in a list, so that a teacher that is a module would not register either
+        self._teacher = [teacher]  # in a list: a teacher that is a module would not register either
         width = neck_width or teacher.dim
         with seeded(seed, "neck"):
             self.neck = Neck((teacher.dim,) * len(teacher.blocks), width, neck_scales)
         with seeded(seed, "decode_head"):
-            self.decode_head = DecodeHead((width,) * len(neck_scales), num_classes, decoder, decoder_channels, dropout)
+            self.decode_head = DecodeHead(
+                (width,) * len(neck_scales), num_classes, decoder, decoder_channels, dropout
+            )
 
-    def forward(self, images: Tensor, outputs: bool = False, second_pass: bool = False) -> Tensor | Outputs:
+    def forward(
+        self, images: Tensor, outputs: bool = False, second_pass: bool = False
+    ) -> Tensor | Outputs:
         """Normalised (N, 3, H, W) -> logits (N, K, H, W), or `Outputs` with nothing to distil."""
-        mean, std = images.new_tensor(self.mean).view(3, 1, 1), images.new_tensor(self.std).view(3, 1, 1)
+        mean = images.new_tensor(self.mean).view(3, 1, 1)
+        std = images.new_tensor(self.std).view(3, 1, 1)
         pyramid = self.neck(self._teacher[0](images * std + mean))
         logits = resize(self.decode_head(pyramid), images.shape[-2:])
         return Outputs(logits, pyramid=pyramid) if outputs else logits

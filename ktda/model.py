@@ -1,7 +1,8 @@
-"""KTDA assembled: student -> FAM -> neck -> FMM -> decode head (and auxiliary head); and the baselines.
+"""KTDA assembled: student -> FAM -> neck -> FMM -> decode head, and an auxiliary head.
 
-At inference there is no teacher. Each part can be left out; without FAM, neck and FMM what remains is the natural
-control, the student with a UPerNet. Every part starts from a generator of its own, keyed by (seed, part name).
+At inference there is no teacher. Each part can be left out; without FAM, neck and FMM what remains
+is the natural control, the student with a UPerNet. Every part starts from a generator of its own,
+keyed by (seed, part name).
 """
 
 from collections.abc import Sequence
@@ -52,10 +53,11 @@ class KTDA(nn.Module):
         neck_scales: one factor per level; None or empty leaves the neck out.
         neck_width: channels after the neck; 0 keeps D, as the authors do.
         fmm: "vit", "mlp" or "none".
-        fmm_depth, fmm_heads, fmm_hidden: blocks per level, attention heads, width inside a block's MLP (0: authors').
+        fmm_depth, fmm_heads, fmm_hidden: blocks per level, attention heads, width inside a block's
+            MLP (0: authors').
         decoder, decoder_channels: "upernet" or "segformer", and its width.
-        auxiliary: where the auxiliary head reads level 2: "fmm" (the released code), "fam" (the paper's figure;
-            the student's own map where there is no FAM), "none".
+        auxiliary: where the auxiliary head reads level 2: "fmm" (the released code), "fam" (the
+            paper's figure; the student's own map where there is no FAM), "none".
         auxiliary_channels: its hidden width.
         dropout: channel dropout of both heads.
         seed: start of the random parts.
@@ -89,39 +91,49 @@ class KTDA(nn.Module):
     ) -> None:
         super().__init__()
         if auxiliary not in AUXILIARY_PLACES:
-            raise ValueError(f"auxiliary {auxiliary!r}; expected one of {', '.join(AUXILIARY_PLACES)}")
-        self.patch, self.auxiliary = patch, auxiliary
+            expected = ", ".join(AUXILIARY_PLACES)
+            raise ValueError(f"auxiliary {auxiliary!r}; expected one of {expected}")
+        self.patch = patch
+        self.auxiliary = auxiliary
         with seeded(seed, "student"):
             self.student = Student(encoder, student_norm, student_weights, encoder_options)
-        channels = self.student.channels
-        self.fam = self.neck = self.fmm = self.auxiliary_head = None
+        self.fam = None
+        self.neck = None
+        self.fmm = None
+        self.auxiliary_head = None
+        channels = self.student.channels  # per level, from here to the heads
         if fam:
             with seeded(seed, "fam"):
                 self.fam = FeatureAlignment(channels, width)
             channels = (width,) * len(channels)
         aligned_channels = channels
         if neck_scales:
+            neck_width = neck_width or width
             with seeded(seed, "neck"):
-                self.neck = Neck(channels, neck_width or width, neck_scales)
-            channels = (neck_width or width,) * len(channels)
+                self.neck = Neck(channels, neck_width, neck_scales)
+            channels = (neck_width,) * len(channels)
         if fmm != "none":
             with seeded(seed, "fmm"):
                 self.fmm = FeatureModulation(channels, fmm, fmm_depth, fmm_heads, fmm_hidden)
         with seeded(seed, "decode_head"):
             self.decode_head = DecodeHead(channels, num_classes, decoder, decoder_channels, dropout)
         if auxiliary != "none":
-            read = (channels if auxiliary == "fmm" else aligned_channels)[AUXILIARY_LEVEL]
+            read = channels if auxiliary == "fmm" else aligned_channels
             with seeded(seed, "auxiliary_head"):
-                self.auxiliary_head = AuxiliaryHead(read, num_classes, auxiliary_channels, dropout)
+                self.auxiliary_head = AuxiliaryHead(
+                    read[AUXILIARY_LEVEL], num_classes, auxiliary_channels, dropout
+                )
 
-    def forward(self, images: Tensor, outputs: bool = False, second_pass: bool = False) -> Tensor | Outputs:
+    def forward(
+        self, images: Tensor, outputs: bool = False, second_pass: bool = False
+    ) -> Tensor | Outputs:
         """Segment.
 
         Args:
             images: normalised (N, 3, H, W).
             outputs: return `Outputs` for a training step instead of the logits alone.
-            second_pass: take the distilled maps from a second run of the student, with drop-path samples of
-                its own, as the authors' code does.
+            second_pass: take the distilled maps from a second run of the student, with drop-path
+                samples of its own, as the authors' code does.
 
         Returns:
             Logits (N, K, H, W), or `Outputs`.
@@ -133,17 +145,23 @@ class KTDA(nn.Module):
             return logits
         auxiliary_logits = None
         if self.auxiliary_head is not None:
-            read = (pyramid if self.auxiliary == "fmm" else aligned)[AUXILIARY_LEVEL]
-            auxiliary_logits = resize(self.auxiliary_head(read), images.shape[-2:])
+            read = pyramid if self.auxiliary == "fmm" else aligned
+            small = self.auxiliary_head(read[AUXILIARY_LEVEL])
+            auxiliary_logits = resize(small, images.shape[-2:])
         distilled = None
         if self.fam is not None:
             distilled = self.align(images) if second_pass else aligned
         return Outputs(logits, auxiliary_logits, distilled, pyramid)
 
     def align(self, images: Tensor) -> list[Tensor]:
-        """Student and FAM: normalised images -> one (N, D, h, w) map per level (the student's own without FAM)."""
+        """Student and FAM: normalised images -> one (N, D, h, w) map per level.
+
+        Without FAM they are the student's own.
+        """
         maps = self.student(images)
-        return maps if self.fam is None else self.fam(maps, patch_grid(*images.shape[-2:], self.patch))
+        if self.fam is None:
+            return maps
+        return self.fam(maps, patch_grid(*images.shape[-2:], self.patch))
 
     def modulate(self, maps: list[Tensor]) -> list[Tensor]:
         """Neck and FMM: aligned maps -> the pyramid that the decode head reads."""

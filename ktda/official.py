@@ -1,8 +1,9 @@
 """Checkpoints of the authors' implementation, read without it.
 
-The file is opened with ``torch.load(weights_only=True)`` and nothing else. Every size is inferred from the tensors;
-what is not in them (8 FMM heads, pool sizes, neck scales, level of the auxiliary head) is the authors' fixed choice.
-Source of the key layout: the authors' released implementation (Apache-2.0) at c4fd705.
+The file is opened with ``torch.load(weights_only=True)`` and nothing else. Every size is inferred
+from the tensors; what is not in them (8 FMM heads, pool sizes, neck scales, level of the auxiliary
+head) is the authors' fixed choice. Source of the key layout: the authors' released implementation
+(Apache-2.0) at c4fd705.
 """
 
 import re
@@ -23,8 +24,8 @@ PATCH = 14
 TEACHER_PREFIX = "teach_backbone."
 _PATCHES = TEACHER_PREFIX + "patch_embed.projection.weight"
 
-# Convolution, BatchNorm and ReLU: ".conv" and ".bn" with the authors, ".0" and ".1" with SMP, which counts the
-# levels of the top-down path from the coarsest, the authors from the finest.
+# Convolution, BatchNorm and ReLU: ".conv" and ".bn" with the authors, ".0" and ".1" with SMP, which
+# counts the levels of the top-down path from the coarsest, the authors from the finest.
 _DECODER_CONVOLUTIONS = {
     **{f"psp_modules.{i}.1": f"psp.blocks.{i}.1" for i in range(4)},
     "bottleneck": "psp.out_conv",
@@ -32,17 +33,19 @@ _DECODER_CONVOLUTIONS = {
     **{f"fpn_convs.{i}": f"fpn_conv_blocks.{2 - i}" for i in range(3)},
     "fpn_bottleneck": "fusion_block",
 }
-# (their name, our name); {n}, {m} stand for numbers, {p} for one word, {rest} for anything. The first that fits the
-# whole key is taken, in either direction.
+# (their name, our name); {n}, {m} stand for numbers, {p} for one word, {rest} for anything. The
+# first that fits the whole key is taken, in either direction.
 _ENCODER = "student.encoder.model"
+_THEIR_BLOCK = "backbone.stages.{n}.{m}"
+_BLOCK = f"{_ENCODER}.stages_{{n}}.blocks.{{m}}"
 _SEGMENTER_RULES = [
     ("backbone.downsample_layers.0.{n}.{p}", f"{_ENCODER}.stem_{{n}}.{{p}}"),
     ("backbone.downsample_layers.{n}.{m}.{p}", f"{_ENCODER}.stages_{{n}}.downsample.{{m}}.{{p}}"),
-    ("backbone.stages.{n}.{m}.gamma", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.gamma"),
-    ("backbone.stages.{n}.{m}.depthwise_conv.{p}", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.conv_dw.{{p}}"),
-    ("backbone.stages.{n}.{m}.norm.{p}", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.norm.{{p}}"),
-    ("backbone.stages.{n}.{m}.pointwise_conv1.{p}", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.mlp.fc1.{{p}}"),
-    ("backbone.stages.{n}.{m}.pointwise_conv2.{p}", f"{_ENCODER}.stages_{{n}}.blocks.{{m}}.mlp.fc2.{{p}}"),
+    (f"{_THEIR_BLOCK}.gamma", f"{_BLOCK}.gamma"),
+    (f"{_THEIR_BLOCK}.depthwise_conv.{{p}}", f"{_BLOCK}.conv_dw.{{p}}"),
+    (f"{_THEIR_BLOCK}.norm.{{p}}", f"{_BLOCK}.norm.{{p}}"),
+    (f"{_THEIR_BLOCK}.pointwise_conv1.{{p}}", f"{_BLOCK}.mlp.fc1.{{p}}"),
+    (f"{_THEIR_BLOCK}.pointwise_conv2.{{p}}", f"{_BLOCK}.mlp.fc2.{{p}}"),
     ("backbone.norm{n}.{p}", "student.norms.{n}.{p}"),
     ("fam.convert.{n}.{p}", "fam.projections.{n}.{p}"),
     ("neck.lateral_convs.{n}.conv.{p}", "neck.lateral.{n}.{p}"),
@@ -71,8 +74,14 @@ _TEACHER_RULES = [
     ("layers.{n}.ffn.gamma2.weight", "blocks.{n}.ls2.gamma"),
     ("ln1.{p}", "norm.{p}"),
 ]
-_FMM_HIDDEN = ("fmm.adapters.0.0.mlp.fc1.weight", "fmm.adapters.0.0.fc1.weight")  # ViT form, MLP form
-_PLACEHOLDERS = {"{n}": r"(?P<n>\d+)", "{m}": r"(?P<m>\d+)", "{p}": r"(?P<p>\w+)", "{rest}": r"(?P<rest>.+)"}
+# of the ViT form, of the MLP form
+_FMM_HIDDEN = ("fmm.adapters.0.0.mlp.fc1.weight", "fmm.adapters.0.0.fc1.weight")
+_PLACEHOLDERS = {
+    "{n}": r"(?P<n>\d+)",
+    "{m}": r"(?P<m>\d+)",
+    "{p}": r"(?P<p>\w+)",
+    "{rest}": r"(?P<rest>.+)",
+}
 
 
 def load_checkpoint(path: Path | str) -> KTDA:
@@ -94,26 +103,32 @@ def load_checkpoint(path: Path | str) -> KTDA:
     return model.eval()
 
 
-def load_teacher(path: Path | str, heads: int | None = None, blocks: tuple[int, ...] | None = None) -> Teacher:
-    """The frozen teacher inside the authors' checkpoint, with the authors' resampling of its position embedding.
+def load_teacher(
+    path: Path | str, heads: int | None = None, blocks: tuple[int, ...] | None = None
+) -> Teacher:
+    """The frozen teacher inside the authors' checkpoint.
+
+    Its position embedding is resampled as the authors do it.
 
     Args:
         path: checkpoint in the authors' layout.
-        heads: attention heads, which no tensor tells; None takes one per 64 channels, as in the published
-            ViT-B (12) and ViT-L (16).
+        heads: attention heads, which no tensor tells; None takes one per 64 channels, as in the
+            published ViT-B (12) and ViT-L (16).
         blocks: as in `Teacher`.
 
     Raises:
         InputError: as `load_checkpoint`.
     """
     tensors = read_tensors(path)
-    theirs = {k.removeprefix(TEACHER_PREFIX): v for k, v in tensors.items() if k.startswith(TEACHER_PREFIX)}
+    held = [k for k in tensors if k.startswith(TEACHER_PREFIX)]
+    theirs = {k.removeprefix(TEACHER_PREFIX): tensors[k] for k in held}
     weight = _need(theirs, "patch_embed.projection.weight")
     grid = round((_need(theirs, "pos_embed").shape[1] - 1) ** 0.5)
     heads = heads or weight.shape[0] // 64
     if not heads or weight.shape[0] % heads:
         raise InputError(
-            f"{path}: {heads} heads for a teacher of width {weight.shape[0]}; give the heads it was made with"
+            f"{path}: {heads} heads for a teacher of width {weight.shape[0]}; "
+            "give the heads it was made with"
         )
     model = VisionTransformer(
         img_size=grid * weight.shape[-1],
@@ -139,8 +154,12 @@ def infer_sizes(theirs: dict[str, Tensor]) -> dict:
     auxiliary = any(k.startswith("auxiliary_head.") for k in theirs)
     depths = [_count(theirs, rf"backbone\.stages\.{i}\.(\d+)\.") for i in range(4)]
     vit = "fmm.adapters.0.0.norm1.weight" in theirs
+    classifier = _need(theirs, "decode_head.conv_seg.weight")  # (K, channels, 1, 1)
+    auxiliary_channels = 1  # of the head that is not there
+    if auxiliary:
+        auxiliary_channels = _need(theirs, "auxiliary_head.conv_seg.weight").shape[1]
     return {
-        "num_classes": _need(theirs, "decode_head.conv_seg.weight").shape[0],
+        "num_classes": classifier.shape[0],
         "encoder": "tu-convnext_base",
         "encoder_options": {"dims": channels, "depths": depths},
         "width": _need(theirs, "fam.convert.0.weight").shape[0],
@@ -151,28 +170,34 @@ def infer_sizes(theirs: dict[str, Tensor]) -> dict:
         "fmm_depth": max(1, _count(theirs, r"fmm\.adapters\.0\.(\d+)\.")),
         "fmm_heads": FMM_HEADS,
         "fmm_hidden": next((theirs[k].shape[0] for k in _FMM_HIDDEN if k in theirs), 0),
-        "decoder_channels": _need(theirs, "decode_head.conv_seg.weight").shape[1],
+        "decoder_channels": classifier.shape[1],
         "auxiliary": "fmm" if auxiliary else "none",
-        "auxiliary_channels": _need(theirs, "auxiliary_head.conv_seg.weight").shape[1] if auxiliary else 1,
+        "auxiliary_channels": auxiliary_channels,
     }
 
 
 def export_names(names: Iterable[str]) -> dict[str, str]:
-    """Our parameter name for each of the authors' segmenter names (as in their checkpoints and optimiser groups)."""
+    """Our parameter name for each of the authors' segmenter names.
+
+    Theirs are those of their checkpoints and optimiser groups.
+    """
     return {name: _rename(name, _SEGMENTER_RULES, "the list") for name in names}
 
 
-def _translate(theirs: dict[str, Tensor], rules: list, expected: dict[str, Tensor], where: str) -> dict[str, Tensor]:
+def _translate(
+    theirs: dict[str, Tensor], rules: list, expected: dict[str, Tensor], where: str
+) -> dict[str, Tensor]:
     """Rename every tensor; the result has exactly the expected names and shapes."""
     ours = {}
     for key, tensor in theirs.items():
         name = _rename(key, rules, where)
         if name not in expected:
-            raise InputError(f"{where}: key {key} has no place in a model of the sizes inferred from the tensors")
-        if expected[name].shape != tensor.shape:
             raise InputError(
-                f"{where}: key {key} has shape {tuple(tensor.shape)}, expected {tuple(expected[name].shape)}"
+                f"{where}: key {key} has no place in a model of the sizes inferred from the tensors"
             )
+        found, needed = tuple(tensor.shape), tuple(expected[name].shape)
+        if found != needed:
+            raise InputError(f"{where}: key {key} has shape {found}, expected {needed}")
         ours[name] = tensor
     back = [(ours_form, their_form) for their_form, ours_form in rules]
     for name in expected:
@@ -199,5 +224,6 @@ def _need(tensors: dict[str, Tensor], key: str) -> Tensor:
 
 
 def _count(tensors: dict[str, Tensor], pattern: str) -> int:
-    """One more than the largest number that the pattern's group finds among the keys; 0 without any."""
-    return max((int(m[1]) for m in (re.match(pattern, k) for k in tensors) if m), default=-1) + 1
+    """One more than the largest number that the pattern's group finds among the keys; or 0."""
+    matches = [re.match(pattern, key) for key in tensors]
+    return max((int(match[1]) for match in matches if match), default=-1) + 1

@@ -1,4 +1,4 @@
-"""Randomness by key: the same (seed, name, epoch, index) gives the same draws, whatever else was drawn before."""
+"""Randomness by key: the same (seed, name, epoch, index) gives the same draws, always."""
 
 import contextlib
 import hashlib
@@ -8,7 +8,7 @@ import torch
 
 
 def derive_seed(*key: int | str) -> int:
-    """A 63-bit seed from a key such as ``(seed, "fmm")``: stable over processes, platforms and versions."""
+    """A 63-bit seed from a key such as ``(seed, "fmm")``, the same on every machine and version."""
     digest = hashlib.sha256("\x1f".join(str(part) for part in key).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
@@ -20,7 +20,7 @@ def generator(*key: int | str) -> torch.Generator:
 
 @contextlib.contextmanager
 def seeded(*key: int | str) -> Iterator[None]:
-    """Run a block on the global CPU generator seeded by the key, and put the generator back afterwards.
+    """Run a block on the global CPU generator seeded by the key, and put it back afterwards.
 
     Libraries initialise their layers from the global generator. With one block per module, keyed by
     (seed, module name), leaving one module out does not change how the others start.

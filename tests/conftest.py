@@ -1,13 +1,17 @@
 """Shared fixtures: the shared folder (absent in a plain clone), the golden numbers, tiny models."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from tiny_runs import make_set, tiny
+from torch import Tensor, nn
 
+from ktda import training
 from ktda.model import KTDA
+from ktda.objective import Objective
 from ktda.teacher import Teacher
 from ktda.training import train
 
@@ -74,3 +78,34 @@ def finished_run(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     out = tmp_path_factory.mktemp("runs") / "finished"
     train(str(tiny_set), tiny(), out)
     return out
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """The teachers and models that training makes, in order."""
+    found: list = []
+    for name in ("build", "make_teacher"):
+        make = getattr(training, name)
+        monkeypatch.setattr(training, name, lambda *a, make=make: (found.append(make(*a)), found[-1])[1])
+    return found
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
+    """Images and masks of every batch that training sees."""
+    found: list = []
+    losses = Objective.__call__
+
+    def seeing(self: Objective, model: nn.Module, *batch: Tensor) -> dict[str, Tensor]:
+        found.append(batch)
+        return losses(self, model, *batch)
+
+    monkeypatch.setattr(Objective, "__call__", seeing)
+    return found
+
+
+@pytest.fixture
+def quiet(capfd: pytest.CaptureFixture) -> Iterator[None]:
+    """Nothing is printed where there is no terminal: no bar, no warning."""
+    yield
+    assert capfd.readouterr().out == ""

@@ -1,8 +1,11 @@
 """Runs of a second: a set of a few tiles, a student of half a million parameters, a handful of steps."""
 
+import contextlib
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 from tiny_sets import put_tile
 
@@ -78,3 +81,29 @@ def results_of(run: Path) -> dict:
 def content_of(folder: Path) -> dict[str, tuple[bytes, int]]:
     """Bytes and time of change of every file."""
     return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.iterdir())}
+
+
+class Stop(Exception):
+    """Ends a run in the middle."""
+
+
+def train_until(
+    batch: int, data: Path, config: Config, out: Path, raising: BaseException | Callable | None = None, **more: object
+) -> None:
+    """Train up to a batch (0-based), of which nothing is kept; only another exception than `Stop` comes out."""
+    from ktda.runs.progress import Progress
+    from ktda.training import train
+
+    add = Progress.add
+
+    def stopping(self: Progress, terms: dict) -> None:
+        if self.batch < batch:
+            add(self, terms)
+        elif callable(raising):
+            raising()
+        else:
+            raise raising or Stop
+
+    with mock.patch.object(Progress, "add", stopping), contextlib.suppress(Stop):
+        train(str(data), config, out, **more)
+        raise AssertionError("it was not stopped")

@@ -1,9 +1,10 @@
 """Which tiles a run trains on, selects its weights on, and reports.
 
-honest: select on data that is not reported. Where the set has both ``val`` and ``test`` that is ``val``; where it has
-only one of them (the released grass set), a part of ``train`` is held out, by whole scenes where the scene is known.
-The reported split is scored once.
-paper: select on the reported split, as the authors' code does (grass: val; cloud: its "val" reads the test folder).
+honest: select on data that is not reported. Where the set has both ``val`` and ``test`` that is
+``val``; where it has only one of them (the released grass set), a part of ``train`` is held out, by
+whole scenes where the scene is known. The reported split is scored once.
+paper: select on the reported split, as the authors' code does (grass: val; cloud: its "val" reads
+the test folder).
 """
 
 from dataclasses import dataclass, field
@@ -26,8 +27,8 @@ class Splits:
         train: tiles with labels that the optimiser sees.
         select: tiles on which the kept weights are chosen, and the name of where they came from.
         report: tiles of the reported split, and its name.
-        unlabelled: tiles of the training split that `tiles` and `scenes` leave out; no loss sees their labels (a draw
-            with `class_tiles` looks at the labels of the whole split to choose).
+        unlabelled: tiles of the training split that `tiles` and `scenes` leave out; no loss sees
+            their labels (a draw with `class_tiles` looks at the labels of the whole split).
     """
 
     train: list[Pair]
@@ -52,37 +53,45 @@ def choose_splits(
     Args:
         tile_set: the data.
         protocol: "honest" or "paper".
-        holdout: share of train to hold out where "honest" finds no split to select on. The same tiles for every
-            seed, so that runs can be compared.
+        holdout: share of train to hold out where "honest" finds no split to select on. The same
+            tiles for every seed, so that runs can be compared.
         tiles, scenes: keep only so many training tiles, scenes; 0 keeps all. Drawn by `seed`.
         seed: of the draw.
         class_tiles: draw again until every class occurs in at least so many of the tiles.
 
     Raises:
-        InputError: no split to train on or to report, an empty one, or fewer tiles or scenes than asked for.
+        InputError: no split to train on or to report, an empty one, or fewer tiles or scenes than
+            asked for.
     """
     present = tile_set.splits()
-    reported = next((s for s in ("test", "val") if s in present), None)
+    reported = next((split for split in ("test", "val") if split in present), None)
     if "train" not in present or reported is None:
         raise InputError(
-            f"{tile_set.root} has the splits {', '.join(present) or 'none'}; training needs train and val or test "
-            "under img_dir and ann_dir"
+            f"{tile_set.root} has the splits {', '.join(present) or 'none'}; training needs train "
+            "and val or test under img_dir and ann_dir"
         )
-    train, report = tile_set.pairs("train"), tile_set.pairs(reported)
-    if not report:
-        raise InputError(f"split {reported} of {tile_set.root} holds no tiles; add some, or remove its folders")
+    train = tile_set.pairs("train")
+    report = _some_pairs(tile_set, reported)
     if protocol == "paper":
-        select, name = report, reported
+        select, select_name = report, reported
     elif reported == "test" and "val" in present:
-        select, name = tile_set.pairs("val"), "val"
-        if not select:
-            raise InputError(f"split val of {tile_set.root} holds no tiles; add some, or remove its folders")
+        select, select_name = _some_pairs(tile_set, "val"), "val"
     else:
         train, select = _hold_out(tile_set, train, holdout)
-        name = "held out of train"
+        select_name = "held out of train"
     chosen = _draw(tile_set, train, tiles, scenes, seed, class_tiles)
     kept = {pair.stem for pair in chosen}
-    return Splits(chosen, select, name, report, reported, [pair for pair in train if pair.stem not in kept])
+    left_out = [pair for pair in train if pair.stem not in kept]
+    return Splits(chosen, select, select_name, report, reported, left_out)
+
+
+def _some_pairs(tile_set: TileSet, split: str) -> list[Pair]:
+    pairs = tile_set.pairs(split)
+    if not pairs:
+        raise InputError(
+            f"split {split} of {tile_set.root} holds no tiles; add some, or remove its folders"
+        )
+    return pairs
 
 
 def _scenes(tile_set: TileSet, pairs: list[Pair]) -> dict[str, list[Pair]]:
@@ -96,47 +105,65 @@ def _hold_out(tile_set: TileSet, pairs: list[Pair], share: float) -> tuple[list[
     """Whole scenes, in an order given by the hash of their names, until the share is reached."""
     groups = _scenes(tile_set, pairs)
     if len(groups) < 2:
-        raise InputError(f"{tile_set.root} has {len(groups)} training scenes: none can be held out; add a val split")
-    held: set[str] = set()
-    for scene in sorted(groups, key=lambda s: derive_seed("holdout", s))[: len(groups) - 1]:
-        if sum(len(groups[s]) for s in held) >= share * len(pairs):
+        raise InputError(
+            f"{tile_set.root} has {len(groups)} training scenes: none can be held out; "
+            "add a val split"
+        )
+    order = sorted(groups, key=lambda scene: derive_seed("holdout", scene))
+    held: list[Pair] = []
+    for scene in order[:-1]:  # one scene stays to train on
+        if len(held) >= share * len(pairs):
             break
-        held.add(scene)
-    kept = [p for p in pairs if tile_set.scene_of(p.stem) not in held]
-    return kept, [p for p in pairs if tile_set.scene_of(p.stem) in held]
+        held += groups[scene]
+    stems = {pair.stem for pair in held}
+    kept = [pair for pair in pairs if pair.stem not in stems]
+    return kept, [pair for pair in pairs if pair.stem in stems]
 
 
-def _draw(tile_set: TileSet, pairs: list[Pair], tiles: int, scenes: int, seed: int, class_tiles: int) -> list[Pair]:
+def _draw(
+    tile_set: TileSet, pairs: list[Pair], tiles: int, scenes: int, seed: int, class_tiles: int
+) -> list[Pair]:
     """The first draw in which every class occurs in enough tiles."""
     if not class_tiles:
         return _subset(tile_set, pairs, tiles, scenes, seed)
-    present: dict[str, np.ndarray] = {}  # stem -> (K,) whether the class occurs
+    occurs: dict[str, np.ndarray] = {}  # stem -> (K,) whether the class is in the mask
     for attempt in range(_ATTEMPTS):
-        chosen = _subset(tile_set, pairs, tiles, scenes, seed, *([attempt] if attempt else []))
+        key = (seed, attempt) if attempt else (seed,)  # the first draw is the one without a wish
+        chosen = _subset(tile_set, pairs, tiles, scenes, *key)
         for pair in chosen:
-            if pair.stem not in present:
-                present[pair.stem] = np.isin(np.arange(tile_set.num_classes), tile_set.read(pair)[1])
-        counts = np.sum([present[pair.stem] for pair in chosen], axis=0)
+            if pair.stem not in occurs:
+                _, mask = tile_set.read(pair)
+                occurs[pair.stem] = np.isin(np.arange(tile_set.num_classes), mask)
+        counts = np.sum([occurs[pair.stem] for pair in chosen], axis=0)  # (K,) tiles per class
         if counts.min() >= class_tiles:
             return chosen
     raise InputError(
-        f"no {_ATTEMPTS} draws of {len(chosen)} tiles of {tile_set.name} have every class in {class_tiles} of them; "
-        "lower class_tiles, or raise tiles or scenes"
+        f"no {_ATTEMPTS} draws of {len(chosen)} tiles of {tile_set.name} have every class in "
+        f"{class_tiles} of them; lower class_tiles, or raise tiles or scenes"
     )
 
 
-def _subset(tile_set: TileSet, pairs: list[Pair], tiles: int, scenes: int, seed: int, *attempt: int) -> list[Pair]:
+def _subset(
+    tile_set: TileSet, pairs: list[Pair], tiles: int, scenes: int, seed: int, *attempt: int
+) -> list[Pair]:
     """So many scenes, then so many of their tiles, drawn by the seed."""
     if scenes:
         names = sorted(_scenes(tile_set, pairs))
         if scenes > len(names):
-            raise InputError(f"scenes={scenes}, but {tile_set.name} has {len(names)} training scenes; 0 takes all")
-        order = torch.randperm(len(names), generator=generator(seed, "scenes", *attempt)).tolist()
+            raise InputError(
+                f"scenes={scenes}, but {tile_set.name} has {len(names)} training scenes; "
+                "0 takes all"
+            )
+        draw = generator(seed, "scenes", *attempt)
+        order = torch.randperm(len(names), generator=draw).tolist()
         chosen = {names[i] for i in order[:scenes]}
-        pairs = [p for p in pairs if tile_set.scene_of(p.stem) in chosen]
+        pairs = [pair for pair in pairs if tile_set.scene_of(pair.stem) in chosen]
     if tiles:
         if tiles > len(pairs):
-            raise InputError(f"tiles={tiles}, but {tile_set.name} has {len(pairs)} to train on; 0 takes all")
-        order = torch.randperm(len(pairs), generator=generator(seed, "tiles", *attempt)).tolist()
+            raise InputError(
+                f"tiles={tiles}, but {tile_set.name} has {len(pairs)} to train on; 0 takes all"
+            )
+        draw = generator(seed, "tiles", *attempt)
+        order = torch.randperm(len(pairs), generator=draw).tolist()
         pairs = [pairs[i] for i in sorted(order[:tiles])]
     return pairs

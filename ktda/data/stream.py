@@ -19,15 +19,16 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     sizes = sorted({(item["mask"].shape[1], item["mask"].shape[0]) for item in items})
     if len(sizes) > 1:
         named = ", ".join(f"{width}x{height}" for width, height in sizes)
-        raise InputError(f"tiles of one batch are {named} pixels; set crop, to at most {min(map(min, sizes))}")
+        smallest = min(map(min, sizes))
+        raise InputError(f"tiles of one batch are {named} pixels; set crop, to at most {smallest}")
     return default_collate(items)
 
 
 class BatchStream(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index), each epoch in an order of its own keyed by (seed, epoch).
 
-    The last partial batch of an epoch is dropped. A stream that starts at batch n gives what an uninterrupted one
-    gives from there on, in mid-epoch too, for any number of workers.
+    The last partial batch of an epoch is dropped. A stream that starts at batch n gives what an
+    uninterrupted one gives from there on, in mid-epoch too, for any number of workers.
 
     Args:
         size: tiles in the set.
@@ -36,8 +37,8 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
         start: batches already seen.
         seed: of the order.
         rank, world: this process and how many share each global batch.
-        unlabelled, extra: add so many of the `extra` tiles that follow the first `size` to each batch, in an endless
-            order of their own.
+        unlabelled, extra: add so many of the `extra` tiles that follow the first `size` to each
+            batch, in an endless order of their own.
 
     Raises:
         InputError: fewer tiles than one global batch.
@@ -55,36 +56,62 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
         unlabelled: int = 0,
         extra: int = 0,
     ) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.batches = batches
+        self.start = start
+        self.seed = seed
+        self.rank = rank
+        self.world = world
+        self.unlabelled = unlabelled
+        self.extra = extra
         self.per_epoch = size // (batch_size * world)
         if self.per_epoch == 0:
             raise InputError(
-                f"{size} training tiles do not fill one batch of {batch_size * world}; lower batch_size or add tiles"
+                f"{size} training tiles do not fill one batch of {batch_size * world}; "
+                "lower batch_size or add tiles"
             )
-        self.size, self.batch_size, self.batches, self.start, self.seed = size, batch_size, batches, start, seed
         if unlabelled > extra:
-            raise InputError(f"unlabelled={unlabelled}, but {extra} training tiles are left out; set tiles or scenes")
-        self.rank, self.world, self.unlabelled, self.extra = rank, world, unlabelled, extra
+            raise InputError(
+                f"unlabelled={unlabelled}, but {extra} training tiles are left out; "
+                "set tiles or scenes"
+            )
 
     def __len__(self) -> int:
         return self.batches - self.start
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        drawn, order, self._turn = -1, [], -1
-        for batch in range(self.start, self.batches):
-            epoch, position = divmod(batch, self.per_epoch)
-            if epoch != drawn:
-                order = torch.randperm(self.size, generator=generator(self.seed, "order", epoch)).tolist()
-                drawn = epoch
-            first = (position * self.world + self.rank) * self.batch_size
-            yield [(epoch, index) for index in order[first : first + self.batch_size]] + self._extra(batch)
+        labelled = self._passes("order", self.size, self.batch_size, self.per_epoch)
+        if not self.unlabelled:
+            yield from labelled
+            return
+        # they do not end with an epoch: one endless row of passes, cut into batches
+        unlabelled = self._passes("unlabelled", self.extra, self.unlabelled)
+        for batch, more in zip(labelled, unlabelled, strict=True):
+            # the unlabelled tiles stand behind the labelled ones in the set
+            yield batch + [(turn, self.size + index) for turn, index in more]
 
-    def _extra(self, batch: int) -> list[tuple[int, int]]:
-        """(pass, index) of a batch's unlabelled tiles; each pass over them has an order of its own."""
-        found, first = [], (batch * self.world + self.rank) * self.unlabelled
-        for place in range(first, first + self.unlabelled):
-            turn, position = divmod(place, self.extra)
-            if turn != self._turn:
-                draw = generator(self.seed, "unlabelled", turn)
-                self._order, self._turn = torch.randperm(self.extra, generator=draw).tolist(), turn
-            found.append((turn, self.size + self._order[position]))
-        return found
+    def _passes(
+        self, name: str, size: int, count: int, per_pass: int = 0
+    ) -> Iterator[list[tuple[int, int]]]:
+        """For each batch left, `count` items (pass, index) of this process.
+
+        Args:
+            name: of the order; each pass has an order of its own, keyed by (seed, name, pass).
+            size: of one pass.
+            count: items per batch and process.
+            per_pass: batches after which a pass ends, its rest dropped; 0 drops nothing.
+        """
+        drawn = -1  # the pass whose order is at hand
+        length = per_pass * count * self.world or size
+        for batch in range(self.start, self.batches):
+            first = (batch * self.world + self.rank) * count
+            items = []
+            for place in range(first, first + count):
+                turn, position = divmod(place, length)
+                if turn != drawn:
+                    draw = generator(self.seed, name, turn)
+                    order = torch.randperm(size, generator=draw).tolist()
+                    drawn = turn
+                items.append((turn, order[position]))
+            yield items

@@ -1,4 +1,4 @@
-"""Tiles of a data set as tensors, with augmentation that depends on (seed, epoch, index) and nothing else."""
+"""Tiles of a data set as tensors; augmentation hangs on (seed, epoch, index) and nothing else."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from ktda.seeding import generator
 class Tiles(Dataset):
     """Pairs of a ``TileSet`` as images in [0, 1] and masks of class indices.
 
-    An item is asked for by its index, which gives the tile as it is, or by (epoch, index), which augments it. The
-    random draws come from a generator keyed by (seed, epoch, index): the order of the batches, the number of workers
-    and a resumed run change nothing.
+    An item is asked for by its index, which gives the tile as it is, or by (epoch, index), which
+    augments it. The random draws come from a generator keyed by (seed, epoch, index): the order of
+    the batches, the number of workers and a resumed run change nothing.
 
     Attributes:
         tile_set: Where the pairs come from.
@@ -27,8 +27,8 @@ class Tiles(Dataset):
         augment: Applied to items asked for by (epoch, index).
         seed: First part of the key of the random draws.
         cache: Keep decoded tiles in memory: about 4 bytes per pixel, per process.
-        labelled: Of how many pairs, from the first on, the labels are read (None: all); the masks of the others hold
-            nothing but the ignored label.
+        labelled: Of how many pairs, from the first on, the labels are read (None: all); the masks
+            of the others hold nothing but the ignored label.
     """
 
     tile_set: TileSet
@@ -37,7 +37,9 @@ class Tiles(Dataset):
     seed: int = 0
     cache: bool = False
     labelled: int | None = None
-    decoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict, init=False, repr=False)
+    decoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -46,28 +48,34 @@ class Tiles(Dataset):
         """One tile.
 
         Returns:
-            ``image`` (3, H, W) float32 RGB in [0, 1], ``mask`` (H, W) int64, ``index`` the position in ``pairs``.
+            ``image`` (3, H, W) float32 RGB in [0, 1], ``mask`` (H, W) int64, ``index`` the position
+            in ``pairs``.
 
         Raises:
             InputError: The tile cannot be read, or holds a label outside the classes.
         """
         epoch, index = key if isinstance(key, tuple) else (None, key)
-        tile = self.decoded.get(index)
-        if tile is None:
-            if self.labelled is not None and index >= self.labelled:
-                image = read_image(self.pairs[index].image)
-                mask = np.full(image.shape[:2], self.tile_set.ignore_index, np.uint8)
-            else:
-                image, mask = self.tile_set.read(self.pairs[index])
-            tile = torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(mask)  # (H, W, 3) -> (3, H, W)
-            if self.cache:
-                self.decoded[index] = tile
+        image, mask = self._decode(index)
         if self.augment is not None and epoch is not None:
-            tile = self.augment(*tile, generator(self.seed, "augment", epoch, index))
-        image, mask = tile
+            image, mask = self.augment(image, mask, generator(self.seed, "augment", epoch, index))
         return {
             # one pass: bytes in any memory order to contiguous float32
             "image": image.to(torch.float32, memory_format=torch.contiguous_format).div_(255),
             "mask": mask.to(torch.int64, memory_format=torch.contiguous_format),
             "index": index,
         }
+
+    def _decode(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image (3, H, W) and mask (H, W), both uint8."""
+        if index in self.decoded:
+            return self.decoded[index]
+        if self.labelled is None or index < self.labelled:
+            image, mask = self.tile_set.read(self.pairs[index])
+        else:
+            image = read_image(self.pairs[index].image)
+            mask = np.full(image.shape[:2], self.tile_set.ignore_index, np.uint8)
+        channels_first = torch.from_numpy(image).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+        tile = channels_first, torch.from_numpy(mask)
+        if self.cache:
+            self.decoded[index] = tile
+        return tile

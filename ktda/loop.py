@@ -1,0 +1,156 @@
+"""The training loop: one student pass per step feeds segmentation and distillation.
+
+On Accelerate: precision, gradient accumulation, several GPUs by ``accelerate launch``. The learning
+rate is computed from the step, not by a prepared schedule (Accelerate would step that once per
+process). Every random draw is keyed by its place in the run, so a run resumed in mid-epoch is
+bit-identical on a CPU to one that was not interrupted.
+"""
+
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ktda.config import Config
+from ktda.data.folder import TileSet
+from ktda.data.protocol import Splits
+from ktda.data.stream import BatchStream, collate
+from ktda.data.tiles import Tiles
+from ktda.data.transforms import Augment
+from ktda.objective import Objective
+from ktda.optimisation import freeze_encoder, learning_rate, parameter_groups
+from ktda.runs.progress import Progress
+from ktda.seeding import derive_seed
+from ktda.targets import Targets
+from ktda.teacher import Teacher
+
+CACHED_TILES = 256  # sets up to this size stay decoded in memory
+
+
+class Trainer:
+    """The loop; the teacher is asked if the config distils."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        config: Config,
+        model: nn.Module,
+        teacher: Teacher | None,
+        tile_set: TileSet,
+        splits: Splits,
+        out: Path,
+    ) -> None:
+        self.accelerator = accelerator
+        self.config = config
+        self.targets = None
+        if config.distils:
+            # without crop and distortion the same pixels come again, and so do the teacher's maps
+            again = not (config.crop or config.photometric) and accelerator.device.type == "cpu"
+            self.targets = Targets(teacher, config.standardise, config.teacher_images, again)
+        self.frozen = freeze_encoder(model) if config.student_frozen else None
+        groups = parameter_groups(model, config.weight_decay)
+        optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
+        self.model, self.optimiser = accelerator.prepare(model, optimiser)
+        self.objective = Objective(accelerator, config, tile_set.ignore_index, self.targets)
+        crop = config.crop or None
+        augment = Augment(config.hflip, config.vflip, config.rot90, crop, config.photometric)
+        # the unlabelled tiles follow the labelled ones
+        self.labelled = len(splits.train)
+        pairs = splits.train + (splits.unlabelled if config.unlabelled else [])
+        cache = len(pairs) <= CACHED_TILES
+        self.tiles = Tiles(tile_set, pairs, augment, config.seed, cache, self.labelled)
+        bare = accelerator.unwrap_model(self.model)
+        self.progress = Progress(accelerator, config, bare, self.optimiser, tile_set, splits, out)
+        self.stream()  # refuses too few tiles before anything is written
+
+    def stream(self) -> BatchStream:
+        """The batches that are left."""
+        config = self.config
+        return BatchStream(
+            self.labelled,
+            config.batch_size,
+            config.steps * config.accumulate,
+            start=self.progress.batch,
+            seed=config.seed,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+            unlabelled=config.unlabelled,
+            extra=len(self.tiles) - self.labelled,
+        )
+
+    def fit(self, resume: bool = False) -> None:
+        """The loop, to the last step; its bar shows on a terminal only."""
+        config = self.config
+        progress = self.progress
+        if resume:
+            progress.load()
+        self._measure_teacher()
+        stream = self.stream()
+        loader = DataLoader(
+            self.tiles, batch_sampler=stream, num_workers=config.workers, collate_fn=collate
+        )
+        hidden = self.accelerator.process_index > 0 or None  # None: where there is no terminal
+        begun = time.perf_counter() - progress.seconds
+        checkpoint_due = False
+        bar = tqdm(loader, total=stream.batches, initial=progress.batch, disable=hidden)
+        for batch in bar:
+            self._set_modes()
+            self._seed_dropout()
+            self._set_rate()
+            with self.accelerator.accumulate(self.model):
+                terms = self.objective(self.model, batch["image"], batch["mask"])
+                self.accelerator.backward(sum(terms.values()))
+                self.optimiser.step()  # Accelerate lets it act on the last batch of a step only
+                self.optimiser.zero_grad()
+            progress.add(terms)  # and counts the batch
+            progress.seconds = time.perf_counter() - begun
+            checkpoint_due |= self._end_epoch(stream)
+            every = config.checkpoint_steps * config.accumulate
+            checkpoint_due |= every > 0 and progress.batch % every == 0
+            # between steps only: no half-summed gradient is lost
+            if checkpoint_due and progress.batch % config.accumulate == 0:
+                progress.save()
+                checkpoint_due = False
+
+    def _measure_teacher(self) -> None:
+        """The teacher's channel statistics: the checkpoint's, or over the labelled tiles."""
+        if self.targets is None:
+            return
+        self.targets.statistics = self.progress.statistics
+        images = (self.tiles[index]["image"] for index in range(self.labelled))
+        self.targets.measure(images, self.accelerator.device)
+        self.progress.statistics = self.targets.statistics
+
+    def _set_modes(self) -> None:
+        self.model.train()  # an evaluation may have come before
+        if self.frozen:
+            self.frozen.eval()  # its BatchNorm statistics shall not move either
+
+    def _seed_dropout(self) -> None:
+        # Dropout and drop path draw from the global generator: keyed, a resumed run draws the same.
+        rank = self.accelerator.process_index
+        torch.manual_seed(derive_seed(self.config.seed, "step", self.progress.batch, rank))
+
+    def _set_rate(self) -> None:
+        rate = learning_rate(self.progress.batch // self.config.accumulate, self.config)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def _end_epoch(self, stream: BatchStream) -> bool:
+        """Close the epoch with its last batch, or the run's; whether the model was scored."""
+        batches = self.progress.batch
+        epoch, position = divmod(batches, stream.per_epoch)
+        last = batches == stream.batches
+        if position and not last:
+            return False
+        step = -(-batches // self.config.accumulate)
+        evaluated = last or epoch % self.config.evaluate_epochs == 0
+        # a last epoch that is not whole counts as one more
+        self.progress.end_epoch(
+            epoch + (position > 0), step, position or stream.per_epoch, evaluated
+        )
+        return evaluated
