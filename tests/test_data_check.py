@@ -142,8 +142,8 @@ def test_masks_of_0_and_255_do_not_pass_as_one_class(tmp_path):
     for path in (root / "ann_dir").glob("*/*"):
         put_mask(path, 255 * np.eye(12, 16))
     one_error(check(root), "train holds one class only, a, and 6.2% of train is ignored", "value_map")
-    (root / "dataset.yaml").write_text("classes: [a, b]\nvalue_map: {255: 1}\nignore_index: 254\n")
-    assert check(root).errors == []  # the map comes first: 255 is a class and 254 the ignored label
+    (root / "dataset.yaml").write_text("classes: [a, b]\nvalue_map: {255: 1}\n")
+    assert check(root).errors == []  # the map comes first: what is 255 in the file is class 1
 
 
 def test_what_wants_a_look_is_said(tmp_path):

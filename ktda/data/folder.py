@@ -272,5 +272,5 @@ def _largest_label(root: Path, value_map: dict[int, int] | None, ignore_index: i
     if ignored and len(labels) < 2:
         found = " and ".join(map(str, sorted(labels | ignored)))
         why = f"{ignore_index} is the ignore index; if it is a class, {cure}"
-        raise InputError(f"{root}: the masks hold {found}, and {why}, and another ignore_index")
+        raise InputError(f"{root}: the masks hold {found}, and {why}")
     raise InputError(f"{root}: the masks hold labels up to {max(labels)}; {cure}")
