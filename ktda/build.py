@@ -16,9 +16,9 @@ from ktda.files import read_json, write_json
 from ktda.images import IMAGENET_MEAN, IMAGENET_STD
 from ktda.model import KTDA
 from ktda.teacher import Teacher
+from ktda.weights.model_folder import FORMAT, check_model_folder
 from ktda.weights.tensors import load_strict, read_tensors
 
-FORMAT = 1
 _CONSTRUCTORS = {"ktda": KTDA, "upernet": KTDA, "teacher": TeacherSegmenter}
 _APART = ("model", "teacher", "student_weights")  # given to `build` beside the arguments
 _TRANSFER = ("width", "patch", "neck_", "fmm_")
@@ -117,7 +117,7 @@ def load_model(run: Path | str) -> tuple[nn.Module, dict]:
     """A trained model in eval mode and its ``config.json``, from a run folder, without a network.
 
     Raises:
-        InputError: the folder holds no finished model.
+        InputError: the folder holds no finished model, or a damaged or foreign description of one.
     """
     run = Path(run)
     if not (run / "config.json").is_file() or not (run / "model.safetensors").is_file():
@@ -126,6 +126,7 @@ def load_model(run: Path | str) -> tuple[nn.Module, dict]:
             f"train with --out {run}"
         )
     content = read_json(run / "config.json")
+    check_model_folder(content, run / "config.json", lambda n: _CONSTRUCTORS.get(n, Baseline))
     model = build(content)
     tensors = read_tensors(run / "model.safetensors")
     load_strict(model, tensors, f"weights of {run} do not fit this model")

@@ -132,7 +132,7 @@ def check_fields(content: Any, needs: Needs, message: str) -> None:
             raise InputError(f"{message}: {name} is {_NAMES[type(value)]}, expected {expected}")
 
 
-def lock(path: Path) -> IO | None:
+def lock_file(path: Path) -> IO | None:
     """Lock a file for this process, or None if another holds it.
 
     The lock ends with the process, however it ends; `path` then still says whose it was.
@@ -163,7 +163,7 @@ def locked(path: Path, what: str) -> Iterator[None]:
     Raises:
         InputError: another process holds it; the line says which.
     """
-    file = lock(path)
+    file = lock_file(path)
     if file is None:
         holder = path.read_text(encoding="utf-8") or "another process"
         raise InputError(f"{what} is in use by {holder}; wait for it, or end it")

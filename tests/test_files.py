@@ -16,7 +16,7 @@ from ktda.files import (
     check_fields,
     content_hash,
     here_or_checkout,
-    lock,
+    lock_file,
     locked,
     read_json,
     replacing,
@@ -134,7 +134,7 @@ def test_the_working_directory_comes_before_the_checkout() -> None:
 def test_a_lock_is_for_one_and_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
     with locked(path, "runs/a"):
-        assert lock(path) is None  # also from a second descriptor of the same process
+        assert lock_file(path) is None  # also from a second descriptor of the same process
         message = rf"runs/a is in use by process {os.getpid()} on {os.uname().nodename}"
         with pytest.raises(InputError, match=message):
             with locked(path, "runs/a"):
@@ -145,12 +145,12 @@ def test_a_lock_is_for_one_and_leaves_no_file(tmp_path: Path) -> None:
 
 def test_a_killed_holder_leaves_no_stale_lock(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
-    code = "import sys, time; from ktda.files import lock; from pathlib import Path\n"
-    code += "held = lock(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
+    code = "import sys, time; from ktda.files import lock_file; from pathlib import Path\n"
+    code += "held = lock_file(Path(sys.argv[1])); print('held', flush=True); time.sleep(600)"
     child = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "held\n"
-        assert lock(path) is None
+        assert lock_file(path) is None
         assert path.read_text() == f"process {child.pid} on {os.uname().nodename}"
     finally:
         child.kill()
@@ -164,7 +164,7 @@ def test_a_killed_holder_leaves_no_stale_lock(tmp_path: Path) -> None:
 def _count(path: Path, tally: Path, turns: int) -> None:
     """Read, add one, write: loses turns as soon as two do it at once."""
     while turns:
-        held = lock(path)
+        held = lock_file(path)
         if held is None:
             continue
         with held:

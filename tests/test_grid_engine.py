@@ -15,7 +15,7 @@ import ktda_lab.grid.plan as plan
 import ktda_lab.grid.view as view_module
 import pytest
 from ktda_lab.grid.execute import run_serially
-from ktda_lab.grid.plan import LOCK, RUNS, hash_data, plan_runs, read_plan, state, take, take_first, write_plan
+from ktda_lab.grid.plan import LOCK, RUNS, hash_data, plan_runs, read_plan, state, take_first, write_plan
 from ktda_lab.grid.results import read_results
 from ktda_lab.grid.table import read_table
 from ktda_lab.grid.view import at_a_time, duration, teller, time_left, view
@@ -25,6 +25,7 @@ from ktda.cli.main import main
 from ktda.config import make_config
 from ktda.data.folder import data_hash, open_data
 from ktda.errors import InputError
+from ktda.files import lock_file
 
 
 @pytest.fixture
@@ -115,7 +116,7 @@ def test_states(tmp_path: Path, tiny_set: Path) -> None:
     assert state(run, folder) == "missing"
     (folder / f"{run.id}{LOCK}").touch()
     assert state(run, folder) == "missing"  # about to be locked
-    lock = take(folder / f"{run.id}{LOCK}")
+    lock = lock_file(folder / f"{run.id}{LOCK}")
     assert state(run, folder) == "running"
     lock.close()
     assert state(run, folder) == "failed"  # whatever its files say: nobody works on it
@@ -149,7 +150,7 @@ def test_nothing_half_written_or_foreign_is_done(tmp_path: Path, tiny_set: Path,
     else:
         path.write_text(json.dumps(json.loads(path.read_text()) | content))
     assert state(run, tmp_path) == "missing"
-    take(tmp_path / f"{run.id}{LOCK}").close()
+    lock_file(tmp_path / f"{run.id}{LOCK}").close()
     assert state(run, tmp_path) == "failed"
 
 
@@ -178,8 +179,8 @@ def test_who_holds_a_lock_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_lock_is_held_once_and_names_its_holder(tmp_path: Path) -> None:
-    first = take(tmp_path / "a")
-    assert take(tmp_path / "a") is None
+    first = lock_file(tmp_path / "a")
+    assert lock_file(tmp_path / "a") is None
     assert (tmp_path / "a").read_text() == f"process {os.getpid()} on {os.uname().nodename}"
     position, second = take_first([tmp_path / "a", tmp_path / "b"])
     assert position == 1
@@ -214,19 +215,19 @@ def test_a_line_per_run_that_ends(tmp_path: Path, tiny_set: Path) -> None:
     runs, said = runs_of(tmp_path, tiny_set), []
     folder = tmp_path / RUNS
     folder.mkdir()
-    take(folder / f"{runs[1].id}{LOCK}").close()  # failed in an earlier call
+    lock_file(folder / f"{runs[1].id}{LOCK}").close()  # failed in an earlier call
     look = teller(runs, runs, tmp_path, 1, said.append)
     look()
     assert said == []
     finish(runs[0], folder)
-    lock = take(folder / f"{runs[1].id}{LOCK}")
+    lock = lock_file(folder / f"{runs[1].id}{LOCK}")
     look()
     look()
     assert said == ["[1/4] full tiny seed 0: done in 60 s; time left: 3 min"]
     lock.close()
     look()
     assert said[1:] == ["[2/4] full tiny seed 1: failed; time left: 3 min"]
-    lock = take(folder / f"{runs[1].id}{LOCK}")  # another attempt
+    lock = lock_file(folder / f"{runs[1].id}{LOCK}")  # another attempt
     look()
     lock.close()
     finish(runs[1], folder)
@@ -248,7 +249,7 @@ def test_dry_run_and_status_need_no_data_and_write_nothing(ktda_, tmp_path: Path
 
     runs = runs_of(tmp_path, tiny_set)
     finish(runs[0], tmp_path / "runs" / "t" / RUNS)
-    take(tmp_path / "runs" / "t" / RUNS / f"{runs[1].id}{LOCK}").close()
+    lock_file(tmp_path / "runs" / "t" / RUNS / f"{runs[1].id}{LOCK}").close()
     done = ktda_("grid", "t.yaml", "--dry-run", "--jobs", 2)
     assert "4 runs: 1 done, 1 failed, 2 missing; time left: 90 s" in done.out
     assert f"{runs[0].id}  full    {tiny_set}  0     done" in done.out
@@ -289,7 +290,7 @@ def test_mistakes_end_in_one_line_and_start_nothing(ktda_, tmp_path: Path, tiny_
         done = ktda_("grid", "t.yaml", *words)
         assert (done.code, done.err.count("\n")) == (2, 1), done.err
         assert expected in done.err
-    lock = take(out / LOCK)
+    lock = lock_file(out / LOCK)
     done = ktda_("grid", "t.yaml")
     assert (done.code, done.err) == (
         2,

@@ -4,7 +4,6 @@ A user's mistake ends in one line and exit code 2. Heavy imports stay inside the
 """
 
 import errno
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ import ktda
 from ktda.cli import data as data_commands
 from ktda.cli.settings import settings
 from ktda.errors import InputError
+from ktda.files import read_json, write_json
 
 app = typer.Typer(
     help="KTDA: knowledge transfer and domain adaptation for remote-sensing image segmentation.",
@@ -80,7 +80,7 @@ def train(
 
     out = out or Path("runs") / f"{Path(data).name}-{preset}-seed{config.seed}"
     metrics = run(data, config, out, resume, init)
-    manifest = json.loads((out / "manifest.json").read_text())
+    manifest = read_json(out / "manifest.json")
     for note in manifest["data"]["notes"]:
         typer.echo(f"note: {note}")
     if manifest["left_fresh"]:
@@ -109,8 +109,6 @@ def evaluate(
 
     result = evaluate_run(run, data, split)
     if out:
-        from ktda.files import write_json
-
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)
     typer.echo(_summary(result, run))
@@ -122,7 +120,7 @@ def _summary(metrics: dict, run: Path) -> str:
     def percent(value: float | None) -> str:
         return "     -" if value is None else f"{100 * value:6.2f}"
 
-    classes = json.loads((run / "config.json").read_text())["classes"]
+    classes = read_json(run / "config.json", {"classes": list})["classes"]
     about = f"(percent; {metrics['split']}, protocol {metrics['protocol']})"
     lines = [f"{'class':16} {'IoU':>6} {'F1':>6} {'prec.':>6} {'recall':>6}   {about}"]
     for i, name in enumerate(classes):

@@ -13,7 +13,7 @@ from ktda.build import load_model
 from ktda.data.folder import Pair, TileSet, open_data
 from ktda.data.tiles import Tiles
 from ktda.errors import InputError
-from ktda.files import read_json
+from ktda.files import read_json, replacing
 from ktda.images import normalise
 from ktda.scores.metrics import confusion_matrices, scores
 
@@ -92,7 +92,8 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
     run = Path(run)
     model, description = load_model(run)
     path = run / "manifest.json"
-    manifest = read_json(path) if path.is_file() else {}
+    needs = {"config.protocol": str, "data.source": str, "data.reported": str}
+    manifest = read_json(path, needs) if path.is_file() else {}
     own = manifest.get("data", {})
     if data is None and not own:
         raise InputError(f"{run} has no manifest that names its data; give --data")
@@ -121,7 +122,6 @@ def save_confusions(path: Path, matrices: dict[str, Tensor], stems: dict[str, li
     """Write matrices per image: for each split NAME ``NAME`` (images, K, K) and ``NAME_stems``."""
     arrays = {name: matrix.numpy() for name, matrix in matrices.items()}
     arrays |= {f"{name}_stems": np.array(names) for name, names in stems.items()}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:  # a file object, or numpy would append .npz to the name
+    # a file object, or numpy would append .npz to the name
+    with replacing(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    partial.replace(path)

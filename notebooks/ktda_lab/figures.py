@@ -4,7 +4,6 @@ Needs the extra ``notebooks``; no other module imports this one.
 """
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ktda.data.folder import TileSet
-from ktda.files import write_json
+from ktda.files import replacing, write_json
 from ktda_lab.drawing import (
     GREEN,
     GREY,
@@ -276,10 +275,9 @@ def save_figure(figure: Figure, out: Path, name: str, caption: str) -> Path:
     if not name or Path(name).name != name or name.endswith(".png"):
         raise ValueError(f"figure name {name!r}; expected a file stem such as tile_gallery")
     out.mkdir(parents=True, exist_ok=True)
-    path, partial, sidecar = out / f"{name}.png", out / f".{name}.{os.getpid()}.png", out / "figures.json"
-    with mpl.rc_context(STYLE):
-        figure.savefig(partial)
-    partial.replace(path)
+    path, sidecar = out / f"{name}.png", out / "figures.json"
+    with mpl.rc_context(STYLE), replacing(path) as partial:
+        figure.savefig(partial, format="png")
     entry = {"file": path.name, "title": figure.get_suptitle() or name.replace("_", " "), "caption": caption}
     entries = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.is_file() else []
     entries = {e["file"]: e for e in entries} | {path.name: entry}

@@ -15,9 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ktda.errors import InputError
+from ktda.files import lock_file
 from ktda.runs.record import ended_by
 from ktda_lab.grid.execute import run_serially, start, stopped_with
-from ktda_lab.grid.plan import LOCK, RUNS, Run, finished, take, write_plan
+from ktda_lab.grid.plan import LOCK, RUNS, Run, finished, write_plan
 from ktda_lab.grid.table import Table, select
 from ktda_lab.grid.view import at_a_time, gpu_count, teller, view
 
@@ -61,7 +62,7 @@ def run_grid(
     rows, local = select(table, only), profile is None
     _check(notebook, jobs, serial, profile)
     out.mkdir(parents=True, exist_ok=True)
-    lock = take(out / LOCK)
+    lock = lock_file(out / LOCK)
     if lock is None:
         raise InputError(f"{out} is in use by {(out / LOCK).read_text()}; wait for it, or choose another --out")
     with lock, ended_by(signal.SIGTERM, signal.SIGHUP):

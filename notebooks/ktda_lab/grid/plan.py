@@ -7,7 +7,6 @@ alone, so it is right after any crash.
 
 import fcntl
 import json
-import os
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ktda.errors import InputError
-from ktda.files import content_hash, file_sha256, write_beside, write_json
+from ktda.files import content_hash, file_sha256, lock_file, write_beside, write_json
 from ktda.runs.record import elapsed, source_hash, versions
 from ktda_lab.grid.table import Table
 
@@ -165,22 +164,6 @@ def read_plan(out: Path) -> tuple[dict[str, Any], list[Run]]:
     return plan, [Run(**run | {"overrides": tuple(run["overrides"])}) for run in plan.pop("runs")]
 
 
-def take(path: Path) -> IO | None:
-    """Lock a file for this process, or None if another holds it; the lock ends with the process, however it ends."""
-    file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    except OSError:  # a file system without locks, as some clusters have
-        pass
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}")
-    file.flush()
-    return file
-
-
 def take_first(paths: Sequence[Path], seconds: float = 60) -> tuple[int, IO]:
     """Lock the first free of several files and return its position; a process that is just ending is waited for.
 
@@ -190,7 +173,7 @@ def take_first(paths: Sequence[Path], seconds: float = 60) -> tuple[int, IO]:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         for position, path in enumerate(paths):
-            if file := take(path):
+            if file := lock_file(path):
                 return position, file
         time.sleep(0.1)
     raise InputError(f"{paths[0]} is held by {paths[0].read_text()}; wait for it, or end it")

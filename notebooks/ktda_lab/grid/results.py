@@ -4,6 +4,7 @@
 run folders needs; `read_published` opens such a copy.
 """
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
@@ -14,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ktda.errors import InputError
-from ktda.files import project_root, read_json, write_beside
+from ktda.files import here_or_checkout, read_json, replacing, write_beside
 from ktda.yaml_files import read_yaml
 from ktda_lab.grid.plan import PLAN, RUNS, TABLE, Run, finished, read_plan, wall_seconds
 from ktda_lab.grid.table import Table, read_table
@@ -143,16 +144,16 @@ def publish(out: Path | str, folder: Path | str) -> list[str]:
             arrays[run_id] = _smallest(old.matrices[run_id])
             arrays[f"{run_id}_scenes"] = _smallest(old.scenes[run_id])
     folder.mkdir(parents=True, exist_ok=True)
-    partial = {name: folder / f"{name}.partial" for name in (MATRICES, HISTORIES, TABLE, RESULTS)}
-    with partial[MATRICES].open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    partial[HISTORIES].write_text(
-        merged.to_csv(index=False, lineterminator="\n", float_format="%.6g"), encoding="utf-8"
-    )
-    shutil.copyfile(out / TABLE, partial[TABLE])
-    partial[RESULTS].write_text(results.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
-    for name, path in partial.items():  # all are written: what can fail has not
-        path.replace(folder / name)
+    with contextlib.ExitStack() as stack:  # all four take their names, or none does
+        names = (RESULTS, TABLE, HISTORIES, MATRICES)
+        partial = {name: stack.enter_context(replacing(folder / name)) for name in names}
+        with partial[MATRICES].open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        lines = merged.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+        partial[HISTORIES].write_text(lines, encoding="utf-8")
+        shutil.copyfile(out / TABLE, partial[TABLE])
+        lines = results.to_csv(index=False, lineterminator="\n")
+        partial[RESULTS].write_text(lines, encoding="utf-8")
     return [f"{row} on {data}" for row, data in part]
 
 
@@ -180,7 +181,7 @@ def read_published(folder: Path | str) -> Published:
     Raises:
         InputError: no such folder, or a file of it is missing.
     """
-    found = next((place for place in (Path(folder), project_root() / folder) if place.is_dir()), None)
+    found = next((place for place in here_or_checkout(folder) if place.is_dir()), None)
     missing = [f for f in (RESULTS, TABLE, MATRICES, HISTORIES) if not (found and (found / f).is_file())]
     if missing:
         what = f"has no {missing[0]}" if found else "does not exist"
