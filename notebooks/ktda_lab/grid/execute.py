@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ktda.errors import InputError
 from ktda.files import now
-from ktda.runs.record import source_hash
+from ktda.runs.record import handling, source_hash
 from ktda_lab.grid.plan import LOCK, PULSE, RUNS, Run, finished, read_plan, take_first
 
 
@@ -116,17 +116,16 @@ def stopped_with(child: subprocess.Popen, number: int | None = None, seconds: fl
     try:
         yield
     except BaseException:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second ctrl-C changes nothing
-        if number:
-            child.send_signal(number)
-        child.stdin.close()
-        try:
-            child.wait(seconds)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-        signal.signal(signal.SIGINT, before)
+        with handling(signal.SIG_IGN, signal.SIGINT):  # a second ctrl-C changes nothing
+            if number:
+                child.send_signal(number)
+            child.stdin.close()
+            try:
+                child.wait(seconds)
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
         raise
     finally:
         child.stdin.close()

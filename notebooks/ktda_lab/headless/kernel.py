@@ -12,6 +12,8 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
+from ktda.runs.record import handling
+
 
 @contextlib.contextmanager
 def own_kernel() -> Iterator[type]:
@@ -65,13 +67,13 @@ def own_kernel() -> Iterator[type]:
         signals.append(number)
         kill()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield OwnInterpreter
+        with handling(stop, signal.SIGINT, signal.SIGTERM):
+            try:
+                yield OwnInterpreter
+            finally:
+                kill()
     finally:
-        kill()
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
         shutil.rmtree(scratch, ignore_errors=True)
         if signals:
             raise KeyboardInterrupt if signals[0] == signal.SIGINT else SystemExit(128 + signals[0])

@@ -13,12 +13,12 @@ from typing import Any
 
 from ktda.config import make_config
 from ktda.errors import InputError
-from ktda.files import PACKAGE
+from ktda.files import here_or_checkout
 from ktda.runs.record import Manifest
 from ktda_lab.headless.kernel import own_kernel
 from ktda_lab.headless.parameters import Parameter, check_values, declared_parameters
 
-FOLDERS = (Path("notebooks"), PACKAGE.parent / "notebooks")  # of the working directory, of the checkout
+FOLDERS = here_or_checkout("notebooks")
 
 
 class NotebookFailed(RuntimeError):
@@ -75,7 +75,7 @@ def results_hash(values: dict[str, Any]) -> str | None:
     """SHA-256 over the files below the folders of published results that parameters other than OUT name; or None."""
     digest, found = hashlib.sha256(), False
     for name, value in sorted(values.items()):
-        places = [root / value for root in (Path(), PACKAGE.parent)] if isinstance(value, str) and name != "OUT" else []
+        places = here_or_checkout(value) if isinstance(value, str) and name != "OUT" else []
         folder = next((place for place in places if value and _holds_results(place)), None)
         for path in sorted(folder.rglob("*")) if folder else ():
             if path.is_file() and path.parent.name != "report":  # what was made from the results
