@@ -3,7 +3,7 @@
 Names are the command line's (``--set alpha=0.3``) and the ablation table's; ``ktda settings`` prints
 this table. To add a setting, write one line into the group it belongs to::
 
-    ema: float = _setting(0.0, "decay of averaged weights, 0: off", 0, 0.9999, added=True)
+    ema: float = _setting(0.0, "decay of averaged weights, 0: off", 0, 0.99999, added=True)
 
 and nothing else: text, types, bounds and help follow from it. A setting with ``added=True`` is left
 out of `Config.config_hash` while it has its default, so that runs made before it keep theirs; that
@@ -20,6 +20,7 @@ from ktda.schema import Strict, tuples
 
 _Scale = Annotated[float, Field(gt=0, le=64)]
 _Block = Annotated[int, Field(ge=0, lt=1000)]
+_Band = Annotated[int, Field(ge=1, le=1000)]
 _Level = Annotated[int, Field(ge=0, le=3)]
 _ClassWeight = Annotated[float, Field(ge=0, le=1e6)]
 _WIDEST, _LONGEST, _HEAVIEST = 8192, 10**8, 1_000_000
@@ -70,6 +71,9 @@ class Config(Strict):
     student_drop_path: float = _setting(0.0, "stochastic depth of a tu- encoder", 0, 0.99)
     student_frozen: bool = _setting(False, "train all but the encoder")
     fam: bool = _setting(True, "feature alignment (FAM): the student's levels to the teacher's grid and width")
+    fam_path: Literal["through", "beside"] = _setting(
+        "through", "beside: FAM in training only, the heads read the student's own levels, no neck", added=True
+    )
     neck_scales: tuple[()] | tuple[_Scale, _Scale, _Scale, _Scale] = _setting(
         (4.0, 2.0, 1.0, 0.5), "resize factor per level; empty: no neck", form="four positive factors up to 64, or none"
     )
@@ -96,6 +100,9 @@ class Config(Strict):
     )
 
     # Losses
+    segmentation_weight: float = _setting(
+        1.0, "weight of all segmentation terms, 0: distil only and keep the last weights", 0, _HEAVIEST, added=True
+    )
     auxiliary_weight: float = _setting(0.4, "weight of the auxiliary head's cross-entropy", 0, _HEAVIEST)
     distill_weight: float = _setting(1.0, "weight of the distillation, 0: no teacher", 0, _HEAVIEST)
     distill_levels: Annotated[tuple[_Level, ...], Field(min_length=1, max_length=4)] = _setting(
@@ -123,7 +130,12 @@ class Config(Strict):
     tiles: int = _setting(0, "labelled training tiles to use, drawn by the seed, 0: all", 0, 10**7)
     scenes: int = _setting(0, "training scenes to use, drawn by the seed, 0: all", 0, 10**7)
     class_tiles: int = _setting(0, "tiles of such a draw in which each class occurs, at least", 0, 10**7)
-    unlabelled: int = _setting(0, "tiles per batch of those left out, for the distillation only", 0, 65_536)
+    unlabelled: int = _setting(
+        0, "tiles per batch without labels (left out, or images given), for the distillation only", 0, 65_536
+    )
+    bands: Annotated[tuple[_Band, ...], Field(max_length=1000)] = _setting(
+        (), "bands of the images that the student reads; empty: all", form="numbers from 1, each once", added=True
+    )
     crop: int = _setting(0, "side in pixels, 0: the whole tile", 0, 16_384)
     hflip: float = _setting(0.5, "probability of a horizontal flip", 0, 1)
     vflip: float = _setting(0.0, "probability of a vertical flip", 0, 1)
@@ -136,6 +148,8 @@ class Config(Strict):
     batch_size: int = _setting(4, "tiles per batch and process", 2, 65_536)
     accumulate: int = _setting(1, "batches per step", 1, 65_536)
     learning_rate: float = _setting(6e-4, "of AdamW, before warm-up and decay", 0, 100)
+    encoder_rate: float = _setting(1.0, "factor on the encoder's learning rate", 1e-6, 1, added=True)
+    ema: float = _setting(0.0, "decay of averaged weights, which are scored and kept, 0: off", 0, 0.99999, added=True)
     weight_decay: float = _setting(0.01, "of AdamW", 0, 100)
     warmup_steps: int = _setting(1_150, "steps of linear warm-up", 0, _LONGEST)
     warmup_start: float = _setting(1e-3, "factor at which the warm-up starts", 0, 1)
@@ -169,6 +183,10 @@ class Config(Strict):
             raise InputError("class_tiles is set but neither tiles nor scenes: nothing is drawn")
         if self.unlabelled and not self.distils:
             raise InputError("unlabelled is set, but without distillation nothing is learned from such tiles")
+        if self.fam_path == "beside" and not self.fam:
+            raise InputError("fam_path=beside, but fam=false: there is nothing to stand beside")
+        if not self.segmentation_weight and not self.distils:
+            raise InputError("segmentation_weight=0 without distillation trains nothing; set distill_weight")
         if 0 < self.crop < 32:
             raise InputError(f"crop={self.crop}; expected 0, the whole tile, or at least 32, the student's last stride")
         return self
@@ -204,7 +222,7 @@ class Config(Strict):
 
 
 # The first setting of each group above.
-GROUPS = {"Model": "model", "Teacher": "teacher", "Losses": "auxiliary_weight", "Data": "protocol"}
+GROUPS = {"Model": "model", "Teacher": "teacher", "Losses": "segmentation_weight", "Data": "protocol"}
 GROUPS |= {"Optimisation": "steps"}
 
 
