@@ -54,7 +54,8 @@ def fetch(
 def import_(
     source: Annotated[Path, typer.Argument(help="A folder with images and masks, in whatever layout.")],
     out: Annotated[
-        Path | None, typer.Option(help="New folder to write; without it the import is only described.", show_default=False)
+        Path | None,
+        typer.Option(help="New folder to write; without it nothing is written.", show_default=False),
     ] = None,
     spec: Annotated[
         Path | None,
@@ -68,7 +69,8 @@ def import_(
     overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one has too.")] = 0.0,
     min_labelled: Annotated[float, typer.Option(min=0, max=1, help="Least share of a tile that has a class.")] = 0.0,
     scene: Annotated[
-        str | None, typer.Option(help="Pattern whose group finds the scene in a name: '^(.+)_part'.", show_default=False)
+        str | None,
+        typer.Option(help="Pattern whose group finds a name's scene: '^(.+)_part'.", show_default=False),
     ] = None,
     block: Annotated[
         int, typer.Option(min=0, help="Split within images, by blocks of so many tiles a side; 0: whole scenes.")
@@ -79,37 +81,53 @@ def import_(
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
 ) -> None:
     """Bring images and masks from SOURCE into the layout that training reads; SOURCE stays as it is."""
+    from ktda.data.spec import FILE, Spec, read_spec
     from ktda.importing.labels import Unnamed
-    from ktda.importing.plan import make_plan, parse_wishes
-    from ktda.importing.write import check_out, share_rows, write
+    from ktda.importing.plan import Wishes, make_plan
+    from ktda.importing.write import check_out, write
+    from ktda.schema import parse
 
-    wishes = parse_wishes(
-        source,
-        spec,
-        bands,
-        stretch,
-        split,
-        scene,
-        tile=tile,
-        overlap=overlap,
-        min_labelled=min_labelled,
-        block=block,
-        seed=seed,
-    )
     if out is not None:
         check_out(source, out)
+    content = read_spec(spec or source / FILE) if spec or (source / FILE).is_file() else {}
+    content |= {"scene": parse(Spec, {"scene": scene}, "--scene").scene} if scene else {}
+    ends = stretch or None
+    if stretch not in ("", "percentile", "minmax"):
+        ends = _numbers("--stretch", stretch, float)
+        if len(ends) != 2 or not ends[0] < ends[1]:
+            raise InputError(f"--stretch {stretch}: expected percentile, minmax, or LOW,HIGH")
+    chosen = _numbers("--bands", bands, int)
+    if min(chosen, default=1) < 1:
+        raise InputError(f"--bands {bands}: bands are counted from 1")
+    shares = _numbers("--split", split, float)
+    if shares and (len(shares) not in (2, 3) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6):
+        raise InputError(f"--split {split}: expected shares of train, val and test that sum up to 1")
+    if block and not tile:
+        raise InputError("--block counts tiles: give --tile too, such as --tile 256")
+    wishes = Wishes(source, content, chosen, ends, tile, overlap, min_labelled, block, shares, seed)
     try:
         plan = make_plan(wishes)
     except Unnamed as error:
         typer.echo(error.listing)
         raise
-    typer.echo("\n".join([*plan.describe(), "", _table(share_rows(plan))]))
     command = shlex.join(["ktda", *sys.argv[1:]])
+    if out is not None:
+        write(plan, out, command)
+    typer.echo("\n".join([*plan.notes, "", _table(plan.shares()), ""]))
     if out is None:
-        typer.echo(f"\nNothing is written yet; to write it:\n{command} --out {shlex.quote(source.resolve().name)}-tiles")
-        return
-    write(plan, out, command)
-    typer.echo(f"\nwritten to {out}; look at {out / 'import.html'}, then: ktda data check {out}")
+        typer.echo(
+            f"Nothing is written yet. To write it:\n{command} --out {shlex.quote(source.resolve().name + '-tiles')}"
+        )
+    else:
+        typer.echo(f"Written to {out}; look at {out / 'import.html'}; next: ktda data check {out}")
+
+
+def _numbers(option: str, text: str, kind: type = float) -> tuple:
+    """Numbers between commas."""
+    try:
+        return tuple(kind(part) for part in text.split(",")) if text else ()
+    except ValueError as error:
+        raise InputError(f"{option} {text}: expected numbers between commas") from error
 
 
 @app.command()
