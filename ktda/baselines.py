@@ -31,7 +31,7 @@ class Baseline(nn.Module):
 
     Args:
         model: key of `BASELINES`.
-        num_classes, encoder, student_weights, encoder_options, seed: as in `KTDA`.
+        num_classes, encoder, student_weights, encoder_options, seed, in_channels: as in `KTDA`.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -45,15 +45,22 @@ class Baseline(nn.Module):
         student_weights: str = "none",
         encoder_options: dict | None = None,
         seed: int = 0,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         with seeded(seed, "student"):
-            pretrained, self.record = make_encoder(encoder, student_weights, encoder_options)
+            pretrained, self.record = make_encoder(
+                encoder, student_weights, encoder_options, in_channels
+            )
         with seeded(seed, model):
             # a tu- encoder's arguments also reach SMP's own construction, so that the tensors fit
             options = dict(encoder_options or {})
             self.network = BASELINES[model](
-                encoder, encoder_weights=None, classes=num_classes, **options
+                encoder,
+                encoder_weights=None,
+                in_channels=in_channels,
+                classes=num_classes,
+                **options,
             )
         tensors = pretrained.state_dict()
         own = self.network.encoder
@@ -62,7 +69,7 @@ class Baseline(nn.Module):
     def forward(
         self, images: Tensor, outputs: bool = False, second_pass: bool = False
     ) -> Tensor | Outputs:
-        """Normalised (N, 3, H, W) of any size -> logits (N, K, H, W), or `Outputs` with them."""
+        """Normalised (N, C, H, W) of any size -> logits (N, K, H, W), or `Outputs` with them."""
         h, w = images.shape[-2:]
         # SMP wants multiples of 32: zeros, the mean colour, at right and bottom; the logits are cut
         padded = F.pad(images, (0, -w % 32, 0, -h % 32))

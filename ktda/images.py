@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -15,13 +15,20 @@ def normalise(
     mean: Sequence[float] = IMAGENET_MEAN,
     std: Sequence[float] = IMAGENET_STD,
 ) -> Tensor:
-    """``(x - mean) / std`` per channel: RGB (N, 3, H, W) in [0, 1] -> what a model takes.
+    """``(x - mean) / std`` per channel: (N, C, H, W) in [0, 1] -> what a model takes.
 
     The one normalisation in training, prediction and export.
     """
-    mean = images.new_tensor(mean).view(3, 1, 1)
-    std = images.new_tensor(std).view(3, 1, 1)
+    mean = images.new_tensor(mean).view(-1, 1, 1)
+    std = images.new_tensor(std).view(-1, 1, 1)
     return (images - mean) / std
+
+
+def model_input(model: nn.Module, images: Tensor) -> Tensor:
+    """A segmenter's ``bands``, places from 0, of images in [0, 1], normalised by its statistics."""
+    places = list(getattr(model, "bands", ()))
+    chosen = images[:, places] if places else images  # (N, all bands, H, W) -> (N, C, H, W)
+    return normalise(chosen, model.mean, model.std)
 
 
 def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:

@@ -20,8 +20,9 @@ class Student(nn.Module):
         norm: LayerNorm over the channels of every level, as the authors have it.
         weights: "none" (the current random state), "imagenet" (from the hub), "source" (of the
             package: preset grid's student, pretrained on simulated source worlds without labels),
-            or a file.
+            or a file; the first convolution is widened to other than three channels.
         options: further arguments of a ``tu-`` encoder, such as ``{"drop_path_rate": 0.4}``.
+        in_channels: bands C of an image.
 
     Raises:
         InputError: unknown encoder, unreachable weights, or a file that does not fit the encoder.
@@ -33,15 +34,16 @@ class Student(nn.Module):
         norm: bool = True,
         weights: str | Path = "none",
         options: dict | None = None,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
-        self.encoder, self.record = make_encoder(encoder, weights, options)
+        self.encoder, self.record = make_encoder(encoder, weights, options, in_channels)
         # SMP also gives the image itself and stride 2, which the method does not use.
         self.channels = tuple(self.encoder.out_channels[-4:])
         norms = (LayerNorm2d(c, eps=1e-6) if norm else nn.Identity() for c in self.channels)
         self.norms = nn.ModuleList(norms)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Normalised (N, 3, H, W) -> four (N, C_i, ~H / s, ~W / s) maps, s = 4, 8, 16, 32."""
+        """Normalised (N, C, H, W) -> four (N, C_i, ~H / s, ~W / s) maps, s = 4, 8, 16, 32."""
         levels = self.encoder(images)[-4:]
         return [norm(x) for norm, x in zip(self.norms, levels, strict=True)]

@@ -22,6 +22,7 @@ class Targets:
         standardised: by fixed per-channel statistics of the training tiles, see `statistics`.
         images: "own", or "other": each image gets the maps of its neighbour in the batch, as a
             control that has the statistics of the teacher and no knowledge of the image.
+        bands: places, from 0, of red, green and blue in an image; () where it is RGB.
         keep: remember the maps of every image. Worth it where the same pixels come again: flips
             and rotations of few tiles. Such images are asked for one by one, so that a map never
             depends on the rest of its batch and a resumed run stays the same to the bit.
@@ -36,31 +37,34 @@ class Targets:
         standardised: bool = False,
         images: str = "own",
         keep: bool = False,
+        bands: Sequence[int] = (),
     ) -> None:
         self.teacher = teacher
         self.standardised = standardised
         self.images = images
         self.keep = keep
+        self.bands = list(bands)
         self.statistics: list[Tensor] = []
         self._kept: dict[bytes, list[Tensor]] = {}
         self._bytes = 0
 
     def measure(self, images: Iterable[Tensor], device: torch.device) -> None:
-        """Take the statistics over training images (3, H, W) in [0, 1], each once."""
+        """Take the statistics over training images (bands, H, W) in [0, 1], each once."""
         if self.standardised and not self.statistics:
-            batches = (image[None].to(device) for image in images)  # (1, 3, H, W)
+            batches = (self._rgb(image[None]).to(device) for image in images)  # (1, 3, H, W)
             self.statistics = channel_statistics(self.teacher, batches)
 
     def __call__(self, images: Tensor, device: torch.device) -> list[Tensor]:
         """Ask for the maps of a batch.
 
         Args:
-            images: (N, 3, H, W) in [0, 1], on the CPU where maps are kept.
+            images: (N, bands, H, W) in [0, 1], on the CPU where maps are kept.
             device: of the result.
 
         Returns:
             One (N, D, h, w) map per block.
         """
+        images = self._rgb(images)
         if self.keep:
             each = [self._maps_of(image, device) for image in images]
             maps = [torch.cat(level) for level in zip(*each, strict=True)]  # N times (1, D, h, w)
@@ -71,6 +75,10 @@ class Targets:
         if self.images == "other":
             maps = [m.roll(1, 0) for m in maps]
         return maps
+
+    def _rgb(self, images: Tensor) -> Tensor:
+        """What the teacher sees of images: (N, bands, H, W) -> (N, 3, H, W)."""
+        return images[:, self.bands] if self.bands else images
 
     def _maps_of(self, image: Tensor, device: torch.device) -> Sequence[Tensor]:
         """The (1, D, h, w) maps of one image (3, H, W), recognised by its pixels."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ktda.data.folder import Pair, TileSet, read_image
+from ktda.data.folder import Pair, TileSet
 from ktda.data.transforms import Augment
 from ktda.seeding import generator
 
@@ -48,7 +48,7 @@ class Tiles(Dataset):
         """One tile.
 
         Returns:
-            ``image`` (3, H, W) float32 RGB in [0, 1], ``mask`` (H, W) int64, ``index`` the position
+            ``image`` (bands, H, W) float32 in [0, 1], ``mask`` (H, W) int64, ``index`` the position
             in ``pairs``.
 
         Raises:
@@ -66,15 +66,15 @@ class Tiles(Dataset):
         }
 
     def _decode(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image (3, H, W) and mask (H, W), both uint8."""
+        """Image (bands, H, W) and mask (H, W), both uint8."""
         if index in self.decoded:
             return self.decoded[index]
         if self.labelled is None or index < self.labelled:
             image, mask = self.tile_set.read(self.pairs[index])
         else:
-            image = read_image(self.pairs[index].image)
+            image = self.tile_set.read_image(self.pairs[index].image)
             mask = np.full(image.shape[:2], self.tile_set.ignore_index, np.uint8)
-        channels_first = torch.from_numpy(image).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
+        channels_first = torch.from_numpy(image).permute(2, 0, 1)  # (H, W, C) -> (C, H, W)
         tile = channels_first, torch.from_numpy(mask)
         if self.cache:
             self.decoded[index] = tile

@@ -14,7 +14,7 @@ from ktda.data.folder import Pair, TileSet, open_data
 from ktda.data.tiles import Tiles
 from ktda.errors import InputError
 from ktda.files import read_json, replacing
-from ktda.images import normalise
+from ktda.images import model_input
 from ktda.scores.metrics import confusion_matrices, scores
 
 # Pixels of one pass: 16 tiles of 64 px, 4 of 128 px, and single images from 182 px on.
@@ -33,7 +33,7 @@ def confusions(
     """Confusion matrix of every image, in the order of the pairs.
 
     Args:
-        model: called with normalised (N, 3, H, W); put into eval mode, and back into its own.
+        model: called with normalised (N, C, H, W); put into eval mode, and back into its own.
         tile_set: the data, with its ignore index.
         pairs: the images, of any sizes; small ones that follow each other and share a size go
             together.
@@ -52,7 +52,7 @@ def confusions(
         items = list(batch)
         images = torch.stack([item["image"] for item in items]).to(device)
         masks = torch.stack([item["mask"] for item in items]).to(device)
-        logits = model(normalise(images, model.mean, model.std))
+        logits = model(model_input(model, images))
         predictions = logits.argmax(1)  # (N, K, H, W) -> (N, H, W)
         classes, ignore = tile_set.num_classes, tile_set.ignore_index
         matrices = confusion_matrices(predictions, masks, classes, ignore)
@@ -102,6 +102,10 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
     if tile_set.num_classes != len(classes):
         known = f"{len(classes)} classes ({', '.join(classes)})"
         raise InputError(f"the model knows {known}, {tile_set.name} has {tile_set.num_classes}")
+    bands = description["normalisation"].get("of", 3)
+    if tile_set.num_bands != bands:
+        found = f"{tile_set.name} has {tile_set.num_bands}"
+        raise InputError(f"the model was trained on images of {bands} bands, {found}")
     split = split or own.get("reported", "test")
     pairs = tile_set.pairs(split)
     if not pairs:

@@ -8,7 +8,8 @@ import segmentation_models_pytorch as smp
 import timm
 from segmentation_models_pytorch.encoders import encoders as smp_encoders
 from segmentation_models_pytorch.encoders import get_encoder
-from torch import nn
+from timm.models import adapt_input_conv
+from torch import Tensor, nn
 
 from ktda.errors import InputError
 from ktda.files import file_sha256
@@ -21,7 +22,10 @@ _STRIDES = "has not the strides 4, 8, 16, 32 that a student needs"
 
 
 def make_encoder(
-    name: str, weights: str | Path = "none", options: dict | None = None
+    name: str,
+    weights: str | Path = "none",
+    options: dict | None = None,
+    in_channels: int = 3,
 ) -> tuple[nn.Module, WeightsRecord]:
     """An SMP encoder with five stages, and where its weights came from.
 
@@ -32,7 +36,7 @@ def make_encoder(
     if options and not is_timm:
         cure = f"takes no options, got {', '.join(options)}; timm's do: tu-NAME"
         raise InputError(f"encoder {name} {cure}")
-    build = functools.partial(_build, name, **(options or {}))
+    build = functools.partial(_build, name, in_channels=in_channels, **(options or {}))
     weights = str(weights)
     if weights == "none":
         return build(), WeightsRecord("random start", kind="random")
@@ -80,12 +84,26 @@ def _from_file(name: str, build: functools.partial, path: Path) -> nn.Module:
     for prefix in ("", "student.encoder.", "encoder."):
         given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if given.keys() >= expected.keys():
-            load_strict(encoder, {k: given[k] for k in expected}, message)
+            load_strict(encoder, _widened(given, expected), message)
             return encoder
     if not name.startswith("tu-"):
         missing = next(k for k in expected if k not in tensors)
         raise InputError(f"{message}: tensor {missing} is missing")
     return load_by_timm(build, path, f"encoder {name}")
+
+
+def _widened(given: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The expected tensors; a first convolution of RGB is brought to other bands, as timm does it.
+
+    Its three channels are repeated and scaled by 3 / bands: on bands alike, it answers the same.
+    """
+    tensors = {key: given[key] for key in expected if key in given}
+    for key, value in tensors.items():
+        bands = expected[key].shape[1] if value.ndim == 4 else 3
+        rest = value.shape[:1] + value.shape[2:], expected[key].shape[:1] + expected[key].shape[2:]
+        if bands != 3 and value.shape[1] == 3 and rest[0] == rest[1]:
+            tensors[key] = adapt_input_conv(bands, value)
+    return tensors
 
 
 def _from_hub(name: str, build: functools.partial) -> tuple[nn.Module, WeightsRecord]:
@@ -104,5 +122,6 @@ def _from_hub(name: str, build: functools.partial) -> tuple[nn.Module, WeightsRe
         raise InputError(f"SMP {smp.__version__} publishes no ImageNet weights for {name}; {cure}")
     path = hub_file(settings["repo_id"], revision=settings["revision"])
     encoder = build()
-    load_strict(encoder, read_tensors(path), f"{path} does not fit encoder {name}")
+    tensors = _widened(read_tensors(path), encoder.state_dict())
+    load_strict(encoder, tensors, f"{path} does not fit encoder {name}")
     return encoder, WeightsRecord(settings["repo_id"], file_sha256(path))
