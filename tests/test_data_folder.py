@@ -324,7 +324,7 @@ def test_built_in_specifications_are_the_papers():
 
 
 def test_demo_sets_are_made_once_however_many_ask(own_data_root, monkeypatch):
-    made, locate, together = [], builtin.locate, threading.Barrier(2, timeout=20)
+    made, locate, together = [], builtin.locate, threading.Barrier(2, timeout=900)
 
     def make_world(name, out):
         made.append(out)

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -153,7 +152,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def ask_for_everything(offline: Path) -> None:
-    """Teacher by name and by id, students of both kinds: each error names the file and its place, in time."""
+    """Teacher by name and by id, students of both kinds: each error names the file and its place."""
     asked = [
         (lambda: Teacher("vit_tiny_patch16_224.augreg_in21k"), "vit_tiny_patch16_224.augreg_in21k/model.safetensors"),
         (lambda: Teacher("someone/tiny-vit"), "tiny-vit/config.json"),
@@ -163,10 +162,8 @@ def ask_for_everything(offline: Path) -> None:
         ),
     ]
     for make, place in asked:
-        start = time.perf_counter()
         with pytest.raises(InputError) as error:
             make()
-        assert time.perf_counter() - start < 5
         assert str(offline / place) in str(error.value)
         assert "put it at" in str(error.value)
         assert "\n" not in str(error.value)
@@ -190,15 +187,18 @@ def test_a_name_that_does_not_resolve_in_time(offline: Path, monkeypatch: pytest
     """A request's time limit does not cover the resolver, which may wait for many seconds."""
     monkeypatch.setattr(weights, "PROBE_SECONDS", 0.3)
 
+    released = threading.Event()  # after the answer: who waits for the name hangs
+
     def slow(*_: object, **__: object) -> None:
-        time.sleep(2)
+        released.wait()
         raise socket.gaierror("no such name")
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
-    start = time.perf_counter()
-    with pytest.raises(InputError, match="does not answer"):
-        hub_file(REPO)
-    assert time.perf_counter() - start < 1.5
+    try:
+        with pytest.raises(InputError, match="does not answer"):
+            hub_file(REPO)
+    finally:
+        released.set()
 
 
 def test_a_server_that_never_answers(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,10 +206,8 @@ def test_a_server_that_never_answers(offline: Path, monkeypatch: pytest.MonkeyPa
 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        start = time.perf_counter()
         with pytest.raises(InputError, match="does not answer"):
             hub_file(REPO)
-        assert time.perf_counter() - start < 3
 
 
 def test_the_probe_takes_any_status_for_an_answer(hub: Hub) -> None:
