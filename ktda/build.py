@@ -7,7 +7,7 @@ weights. The teacher is in neither; only ``model=teacher`` needs it again, and n
 import inspect
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ktda.baselines import Baseline, TeacherSegmenter
 from ktda.config import Config
@@ -43,7 +43,9 @@ def _teacher_arguments(config: Config) -> dict:
     }
 
 
-def describe(config: Config, num_classes: int, teacher: Teacher | None) -> dict:
+def describe(
+    config: Config, num_classes: int, teacher: Teacher | None, normalisation: dict | None = None
+) -> dict:
     """What `build` needs: model name and constructor arguments, plain values for json.
 
     A constructor's argument is the setting of the same name; those of another name stand below.
@@ -52,17 +54,24 @@ def describe(config: Config, num_classes: int, teacher: Teacher | None) -> dict:
         config: settings of the run.
         num_classes: classes K.
         teacher: gives width and patch; not needed by the baselines.
+        normalisation: of `ktda.data.bands.describe_bands`; None for RGB images.
     """
-    values = config.as_dict() | {"num_classes": num_classes, "encoder": config.student}
+    values = config.identity()  # a setting that came later stands here only where it is set
+    values |= {"num_classes": num_classes, "encoder": config.student}
     drop_path = config.student_drop_path
     values["encoder_options"] = {"drop_path_rate": drop_path} if drop_path else {}
     if teacher is not None:
         values |= {"width": teacher.dim, "patch": teacher.patch}
+    bands = len(normalisation["mean"]) if normalisation else 3
+    if bands != 3:
+        values["in_channels"] = bands
     name, constructor = config.model, _CONSTRUCTORS.get(config.model, Baseline)
     if name == "upernet":  # the student with the same heads, and no part of the transfer
         name = "ktda"
         values = {k: v for k, v in values.items() if not k.startswith(_TRANSFER)}
         values |= {"fam": False, "neck_scales": (), "fmm": "none"}
+    elif name == "ktda" and config.fam_path == "beside":  # the levels are a pyramid already
+        values |= {"neck_scales": (), "neck_width": 0}
     if name == "teacher" and not config.neck_scales:
         raise InputError(
             "neck_scales is empty, but model=teacher needs the neck between teacher and decoder"
@@ -71,6 +80,8 @@ def describe(config: Config, num_classes: int, teacher: Teacher | None) -> dict:
     description = {"model": name, "arguments": {k: values[k] for k in wanted if k in values}}
     if name == "teacher":
         description["teacher"] = _teacher_arguments(config)
+    if normalisation:
+        description["normalisation"] = normalisation
     return description
 
 
@@ -95,22 +106,34 @@ def build(
         normalisation = description["normalisation"]
         model.mean = tuple(normalisation["mean"])
         model.std = tuple(normalisation["std"])
+        model.bands = tuple(band - 1 for band in normalisation.get("bands", ()))
     return model
 
 
 def save_config(
     folder: Path, description: dict, classes: list[str], palette: list, ignore_index: int
 ) -> None:
-    """Write ``config.json``: the description with normalisation and classes."""
+    """Write ``config.json``: the description of what predicts, with normalisation and classes."""
+    arguments = dict(description["arguments"])
+    if arguments.pop("fam_path", "through") == "beside":
+        arguments["fam"] = False  # see `inference_tensors`
+    rgb = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "input": "RGB in [0, 1]"}
     content = {
         "format": FORMAT,
         **description,
-        "normalisation": {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "input": "RGB in [0, 1]"},
+        "arguments": arguments,
+        "normalisation": description.get("normalisation", rgb),
         "classes": list(classes),
         "palette": [list(c) for c in palette],
         "ignore_index": ignore_index,
     }
     write_json(folder / "config.json", content)
+
+
+def inference_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The tensors that `load_model` wants: without parts that serve the training alone."""
+    apart = tuple(f"{part}." for part in getattr(model, "training_only", ()))
+    return {k: v for k, v in model.state_dict().items() if not k.startswith(apart)}
 
 
 def load_model(run: Path | str) -> tuple[nn.Module, dict]:

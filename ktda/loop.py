@@ -6,23 +6,26 @@ process). Every random draw is keyed by its place in the run, so a run resumed i
 bit-identical on a CPU to one that was not interrupted.
 """
 
+import itertools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ktda.config import Config
+from ktda.data.bands import teacher_bands
 from ktda.data.folder import TileSet
 from ktda.data.protocol import Splits
 from ktda.data.stream import BatchStream, collate
 from ktda.data.tiles import Tiles
 from ktda.data.transforms import Augment
 from ktda.objective import Objective
-from ktda.optimisation import freeze_encoder, learning_rate, parameter_groups
+from ktda.optimisation import freeze, learning_rate, parameter_groups
 from ktda.runs.progress import Progress
 from ktda.seeding import derive_seed
 from ktda.targets import Targets
@@ -46,16 +49,18 @@ class Trainer:
     ) -> None:
         self.accelerator = accelerator
         self.config = config
+        self.ignore_index = tile_set.ignore_index
         self.targets = None
         if config.distils:
             # without crop and distortion the same pixels come again, and so do the teacher's maps
             again = not (config.crop or config.photometric) and accelerator.device.type == "cpu"
-            self.targets = Targets(teacher, config.standardise, config.teacher_images, again)
-        self.frozen = freeze_encoder(model) if config.student_frozen else None
-        groups = parameter_groups(model, config.weight_decay)
+            seen = teacher_bands(tile_set)
+            self.targets = Targets(teacher, config.standardise, config.teacher_images, again, seen)
+        self.frozen = freeze(model, config)
+        groups = parameter_groups(model, config.weight_decay, config.encoder_rate)
         optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
         self.model, self.optimiser = accelerator.prepare(model, optimiser)
-        self.objective = Objective(accelerator, config, tile_set.ignore_index, self.targets)
+        self.objective = Objective(accelerator, config, self.ignore_index, self.targets)
         crop = config.crop or None
         augment = Augment(config.hflip, config.vflip, config.rot90, crop, config.photometric)
         # the unlabelled tiles follow the labelled ones
@@ -97,22 +102,26 @@ class Trainer:
         begun = time.perf_counter() - progress.seconds
         checkpoint_due = False
         bar = tqdm(loader, total=stream.batches, initial=progress.batch, disable=hidden)
-        for batch in bar:
-            self._set_modes()
-            self._seed_dropout()
-            self._set_rate()
-            with self.accelerator.accumulate(self.model):
-                terms = self.objective(self.model, batch["image"], batch["mask"])
-                self.accelerator.backward(sum(terms.values()))
-                self.optimiser.step()  # Accelerate lets it act on the last batch of a step only
-                self.optimiser.zero_grad()
-            progress.add(terms)  # and counts the batch
-            progress.seconds = time.perf_counter() - begun
-            checkpoint_due |= self._end_epoch(stream)
+        batches = iter(bar)
+        while progress.batch < stream.batches:
+            together = list(itertools.islice(batches, config.accumulate))  # of one step
+            shares = self._shares([batch["mask"] for batch in together])
+            for batch, share in zip(together, shares, strict=True):
+                self._set_modes()
+                self._seed_dropout()
+                self._set_rate()
+                with self.accelerator.accumulate(self.model):
+                    terms = self.objective(self.model, batch["image"], batch["mask"], share)
+                    self.accelerator.backward(sum(terms.values()))
+                    self.optimiser.step()  # Accelerate lets it act on the last of a step only
+                    self.optimiser.zero_grad()
+                progress.add(terms)  # and counts the batch
+                progress.seconds = time.perf_counter() - begun
+                checkpoint_due |= self._end_epoch(stream)
+            # between steps only: no half-summed gradient is lost
             every = config.checkpoint_steps * config.accumulate
             checkpoint_due |= every > 0 and progress.batch % every == 0
-            # between steps only: no half-summed gradient is lost
-            if checkpoint_due and progress.batch % config.accumulate == 0:
+            if checkpoint_due:
                 progress.save()
                 checkpoint_due = False
 
@@ -125,10 +134,22 @@ class Trainer:
         self.targets.measure(images, self.accelerator.device)
         self.progress.statistics = self.targets.statistics
 
+    def _shares(self, masks: list[Tensor]) -> Sequence[float | Tensor]:
+        """How many pixels count in each batch of a step, over the mean of all its batches.
+
+        The mean is over all processes, so that a pixel weighs the same in whatever batch it is.
+        """
+        alone = len(masks) == self.accelerator.num_processes == 1
+        if alone or self.config.ce_average != "valid":
+            return [1.0] * len(masks)
+        counts = torch.stack([(mask != self.ignore_index).sum() for mask in masks])
+        counts = counts.to(self.accelerator.device, torch.float32)  # (batches of the step,)
+        return counts / self.accelerator.gather(counts).mean().clamp(min=1)
+
     def _set_modes(self) -> None:
         self.model.train()  # an evaluation may have come before
-        if self.frozen:
-            self.frozen.eval()  # its BatchNorm statistics shall not move either
+        for part in self.frozen:
+            part.eval()  # its BatchNorm statistics shall not move either
 
     def _seed_dropout(self) -> None:
         # Dropout and drop path draw from the global generator: keyed, a resumed run draws the same.
@@ -138,7 +159,7 @@ class Trainer:
     def _set_rate(self) -> None:
         rate = learning_rate(self.progress.batch // self.config.accumulate, self.config)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate"]
 
     def _end_epoch(self, stream: BatchStream) -> bool:
         """Close the epoch with its last batch, or the run's; whether the model was scored."""

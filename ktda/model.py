@@ -19,6 +19,7 @@ from ktda.seeding import seeded
 from ktda.student import Student
 
 AUXILIARY_PLACES = ("fmm", "fam", "none")
+FAM_PATHS = ("through", "beside")
 AUXILIARY_LEVEL = 2
 
 
@@ -26,13 +27,13 @@ class Outputs(NamedTuple):
     """What a training step reads off one forward pass.
 
     Attributes:
-        logits: (N, K, H, W) at image size.
+        logits: (N, K, H, W) at image size, or None where nothing was segmented.
         auxiliary_logits: (N, K, H, W) of the auxiliary head, or None.
         aligned: FAM maps (N, D, h, w) per level, or None: what is distilled.
         pyramid: maps that the decode head read, or None.
     """
 
-    logits: Tensor
+    logits: Tensor | None
     auxiliary_logits: Tensor | None = None
     aligned: list[Tensor] | None = None
     pyramid: list[Tensor] | None = None
@@ -50,9 +51,12 @@ class KTDA(nn.Module):
         student_weights: "none", "imagenet", "source" or a file.
         encoder_options: further arguments of a ``tu-`` encoder.
         fam: False leaves the alignment out (then nothing can be distilled).
+        fam_path: "through": the heads read the student through FAM, as published; "beside": FAM
+            gives the maps to distil and nothing else, and neck, FMM and heads work on the student's
+            own levels at strides 4 to 32. A prediction then needs no FAM.
         neck_scales: one factor per level; None or empty leaves the neck out.
         neck_width: channels after the neck; 0 keeps D, as the authors do.
-        fmm: "vit", "mlp" or "none".
+        fmm: "vit", "mlp", "conv", "mona", "ssf" or "none".
         fmm_depth, fmm_heads, fmm_hidden: blocks per level, attention heads, width inside a block's
             MLP (0: authors').
         decoder, decoder_channels: "upernet" or "segformer", and its width.
@@ -61,6 +65,7 @@ class KTDA(nn.Module):
         auxiliary_channels: its hidden width.
         dropout: channel dropout of both heads.
         seed: start of the random parts.
+        in_channels: bands C of an image.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -76,6 +81,7 @@ class KTDA(nn.Module):
         student_weights: str = "none",
         encoder_options: dict | None = None,
         fam: bool = True,
+        fam_path: str = "through",
         neck_scales: Sequence[float] | None = AUTHORS_SCALES,
         neck_width: int = 0,
         fmm: str = "vit",
@@ -88,15 +94,23 @@ class KTDA(nn.Module):
         auxiliary_channels: int = 256,
         dropout: float = 0.1,
         seed: int = 0,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if auxiliary not in AUXILIARY_PLACES:
             expected = ", ".join(AUXILIARY_PLACES)
             raise ValueError(f"auxiliary {auxiliary!r}; expected one of {expected}")
+        if fam_path not in FAM_PATHS:
+            raise ValueError(f"fam_path {fam_path!r}; expected one of {', '.join(FAM_PATHS)}")
         self.patch = patch
+        self.through = fam and fam_path == "through"
+        # parts that no prediction needs: not in the weights that are kept for it
+        self.training_only = ("fam",) if fam and not self.through else ()
         self.auxiliary = auxiliary
         with seeded(seed, "student"):
-            self.student = Student(encoder, student_norm, student_weights, encoder_options)
+            self.student = Student(
+                encoder, student_norm, student_weights, encoder_options, in_channels
+            )
         self.fam = None
         self.neck = None
         self.fmm = None
@@ -105,8 +119,9 @@ class KTDA(nn.Module):
         if fam:
             with seeded(seed, "fam"):
                 self.fam = FeatureAlignment(channels, width)
+        if self.through:
             channels = (width,) * len(channels)
-        aligned_channels = channels
+        read_channels = channels
         if neck_scales:
             neck_width = neck_width or width
             with seeded(seed, "neck"):
@@ -118,40 +133,51 @@ class KTDA(nn.Module):
         with seeded(seed, "decode_head"):
             self.decode_head = DecodeHead(channels, num_classes, decoder, decoder_channels, dropout)
         if auxiliary != "none":
-            read = channels if auxiliary == "fmm" else aligned_channels
+            read = channels if auxiliary == "fmm" else read_channels
             with seeded(seed, "auxiliary_head"):
                 self.auxiliary_head = AuxiliaryHead(
                     read[AUXILIARY_LEVEL], num_classes, auxiliary_channels, dropout
                 )
 
     def forward(
-        self, images: Tensor, outputs: bool = False, second_pass: bool = False
+        self,
+        images: Tensor,
+        outputs: bool = False,
+        second_pass: bool = False,
+        segment: bool = True,
     ) -> Tensor | Outputs:
         """Segment.
 
         Args:
-            images: normalised (N, 3, H, W).
+            images: normalised (N, C, H, W).
             outputs: return `Outputs` for a training step instead of the logits alone.
             second_pass: take the distilled maps from a second run of the student, with drop-path
                 samples of its own, as the authors' code does.
+            segment: False stops at the maps to distil.
 
         Returns:
             Logits (N, K, H, W), or `Outputs`.
         """
-        aligned = self.align(images)
-        pyramid = self.modulate(aligned)
-        logits = resize(self.decode_head(pyramid), images.shape[-2:])
+        size = images.shape[-2:]
+        maps = self.student(images)
+        aligned = None
+        if self.fam is not None and (self.through or outputs):
+            aligned = self.fam(maps, patch_grid(*size, self.patch))
+        if not segment:
+            return Outputs(None, aligned=aligned)
+        if self.through:
+            maps = aligned
+        pyramid = self.modulate(maps)
+        logits = resize(self.decode_head(pyramid), size)
         if not outputs:
             return logits
         auxiliary_logits = None
         if self.auxiliary_head is not None:
-            read = pyramid if self.auxiliary == "fmm" else aligned
-            small = self.auxiliary_head(read[AUXILIARY_LEVEL])
-            auxiliary_logits = resize(small, images.shape[-2:])
-        distilled = None
-        if self.fam is not None:
-            distilled = self.align(images) if second_pass else aligned
-        return Outputs(logits, auxiliary_logits, distilled, pyramid)
+            read = pyramid if self.auxiliary == "fmm" else maps
+            auxiliary_logits = resize(self.auxiliary_head(read[AUXILIARY_LEVEL]), size)
+        if second_pass and aligned is not None:
+            aligned = self.align(images)
+        return Outputs(logits, auxiliary_logits, aligned, pyramid)
 
     def align(self, images: Tensor) -> list[Tensor]:
         """Student and FAM: normalised images -> one (N, D, h, w) map per level.
@@ -164,7 +190,7 @@ class KTDA(nn.Module):
         return self.fam(maps, patch_grid(*images.shape[-2:], self.patch))
 
     def modulate(self, maps: list[Tensor]) -> list[Tensor]:
-        """Neck and FMM: aligned maps -> the pyramid that the decode head reads."""
+        """Neck and FMM: FAM's maps, or the student's -> the pyramid that the decode head reads."""
         if self.neck is not None:
             maps = self.neck(maps)
         return maps if self.fmm is None else self.fmm(maps)

@@ -5,8 +5,9 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ktda.config import Config
-from ktda.images import normalise
+from ktda.images import model_input
 from ktda.losses import distillation_loss, segmentation_loss
+from ktda.model import Outputs
 from ktda.targets import Targets
 
 
@@ -38,31 +39,48 @@ class Objective:
             "class_weights": torch.tensor(weights, device=device) if weights else None,
         }
 
-    def __call__(self, model: nn.Module, images: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, model: nn.Module, images: Tensor, masks: Tensor, share: float | Tensor = 1.0
+    ) -> dict[str, Tensor]:
         """The weighted terms by name; their sum is the loss.
 
         Args:
             model: as prepared for training; called once, or twice with ``student_passes=2``.
-            images: (N, 3, H, W) in [0, 1].
+            images: (N, bands, H, W) in [0, 1].
             masks: (N, H, W) class indices.
+            share: factor on the segmentation terms: how many pixels count in this batch, over the
+                mean of those batches that make up a step.
         """
         config = self.config
         device = self.accelerator.device
         second_pass = config.student_passes == 2 and self.targets is not None
         bare = self.accelerator.unwrap_model(model)
-        masks = masks.to(device, non_blocking=True)
-        normalised = normalise(images.to(device, non_blocking=True), bare.mean, bare.std)
-        out = model(normalised, outputs=True, second_pass=second_pass)
-        more = {"dice": config.dice_weight, "focal": config.focal_weight}
-        terms = {"segmentation": segmentation_loss(out.logits, masks, **self.cross_entropy, **more)}
-        if out.auxiliary_logits is not None:
-            auxiliary = segmentation_loss(out.auxiliary_logits, masks, **self.cross_entropy)
-            terms["auxiliary"] = config.auxiliary_weight * auxiliary
+        normalised = model_input(bare, images.to(device, non_blocking=True))
+        if config.segmentation_weight:
+            out = model(normalised, outputs=True, second_pass=second_pass)
+            weight = config.segmentation_weight * share
+            terms = self._segmentation(out, masks.to(device, non_blocking=True), weight)
+        else:  # one pass will do: nothing else reads the student
+            out = model(normalised, outputs=True, segment=False)
+            terms = {}
         if self.targets is not None:
             with self.accelerator.autocast():
                 teachers = self.targets(images, device)  # (N, D, h, w) per level, as the students
             distillation = self._distillation(out.aligned, teachers)
             terms["distillation"] = config.distill_weight * distillation
+        return terms
+
+    def _segmentation(
+        self, out: Outputs, masks: Tensor, weight: float | Tensor
+    ) -> dict[str, Tensor]:
+        """The weighted terms of both heads, logits (N, K, H, W) against masks (N, H, W)."""
+        config = self.config
+        more = {"dice": config.dice_weight, "focal": config.focal_weight}
+        main = segmentation_loss(out.logits, masks, **self.cross_entropy, **more)
+        terms = {"segmentation": weight * main}
+        if out.auxiliary_logits is not None:
+            auxiliary = segmentation_loss(out.auxiliary_logits, masks, **self.cross_entropy)
+            terms["auxiliary"] = weight * config.auxiliary_weight * auxiliary
         return terms
 
     def _distillation(self, students: list[Tensor], teachers: list[Tensor]) -> Tensor:
@@ -74,5 +92,11 @@ class Objective:
             students = [sum(students)]
             teachers = [sum(teachers)]
         return distillation_loss(
-            students, teachers, config.alpha, config.temperature, config.kl_axis, config.reduction
+            students,
+            teachers,
+            config.alpha,
+            config.temperature,
+            config.kl_axis,
+            config.reduction,
+            config.distillation,
         )

@@ -5,13 +5,28 @@ from torch import nn
 from ktda.config import Config
 from ktda.errors import InputError
 
+_ENCODER = ("student.encoder.", "network.encoder.")  # of KTDA, of the baselines
+_DISTILLED = ("student", "fam")
 
-def freeze_encoder(model: nn.Module) -> nn.Module:
-    """The student's encoder, without gradients from now on."""
+
+def freeze(model: nn.Module, config: Config) -> list[nn.Module]:
+    """Take the gradients of parts that the settings leave as they are.
+
+    Returns:
+        The parts that stay in eval mode while the others train.
+
+    Raises:
+        InputError: no such part.
+    """
+    if not config.segmentation_weight:  # only what the distillation reaches
+        for name, part in model.named_children():
+            part.requires_grad_(name in _DISTILLED)
+    if not config.student_frozen:
+        return []
     holder = getattr(model, "student", getattr(model, "network", None))
     if holder is None:
         raise InputError("student_frozen=true, but model=teacher has no student")
-    return holder.encoder.requires_grad_(False)
+    return [holder.encoder.requires_grad_(False)]
 
 
 def is_exempt_from_decay(name: str) -> bool:
@@ -25,15 +40,33 @@ def is_exempt_from_decay(name: str) -> bool:
     return name.startswith(("student.", "network.encoder.", "fmm.")) and "norm" in name
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Two AdamW groups of the trained parameters: decayed, and exempt."""
+def parameter_groups(
+    model: nn.Module, weight_decay: float, encoder_rate: float = 1.0
+) -> list[dict]:
+    """AdamW groups of the trained parameters: decayed, and exempt.
+
+    Args:
+        model: with parameters named as in `KTDA` or `Baseline`.
+        weight_decay: of the decayed.
+        encoder_rate: factor on the encoder's learning rate. Other than 1, it gives the encoder two
+            groups of its own, behind the others.
+
+    Returns:
+        Groups with the factor on the learning rate as ``rate``.
+    """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in trained if not is_exempt_from_decay(name)]
-    exempt = [p for name, p in trained if is_exempt_from_decay(name)]
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": exempt, "weight_decay": 0.0},
-    ]
+    parts = [(trained, 1.0)]
+    if encoder_rate != 1:
+        encoder = [(name, p) for name, p in trained if name.startswith(_ENCODER)]
+        others = [(name, p) for name, p in trained if not name.startswith(_ENCODER)]
+        parts = [(others, 1.0), (encoder, encoder_rate)]
+    groups = []
+    for part, rate in parts:
+        decayed = [p for name, p in part if not is_exempt_from_decay(name)]
+        exempt = [p for name, p in part if is_exempt_from_decay(name)]
+        groups.append({"params": decayed, "weight_decay": weight_decay, "rate": rate})
+        groups.append({"params": exempt, "weight_decay": 0.0, "rate": rate})
+    return groups
 
 
 def learning_rate(step: int, config: Config) -> float:

@@ -97,7 +97,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     losses = Objective.__call__
 
     def seeing(self: Objective, model: nn.Module, *batch: Tensor) -> dict[str, Tensor]:
-        found.append(batch)
+        found.append(batch[:2])  # images and masks
         return losses(self, model, *batch)
 
     monkeypatch.setattr(Objective, "__call__", seeing)

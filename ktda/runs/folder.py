@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ktda.config import Config
 from ktda.data import builtin
-from ktda.data.folder import TileSet, data_hash, open_data, read_image
+from ktda.data.folder import TileSet, data_hash, open_data
 from ktda.data.protocol import Splits
 from ktda.errors import InputError
 from ktda.files import data_root, locked, now, read_json
@@ -157,7 +157,7 @@ def start_manifest(
         resumed = [*before.get("resumed", []), now()]
         more["start"] = before["start"]
     tiles = {"train": splits.train, "select": splits.select, "report": splits.report}
-    size = read_image(splits.report[0].image).shape[:2]  # (H, W, bands)
+    size = tile_set.read_image(splits.report[0].image).shape[:2]  # (H, W, bands)
     return Manifest(
         out / MANIFEST,
         resumed=resumed,
@@ -196,7 +196,8 @@ def _weights(config: Config, model: nn.Module, teacher: Teacher | None) -> dict[
 def _parameters(model: nn.Module, teacher: Teacher | None) -> dict[str, int]:
     """Numbers of parameters: trained, needed for a prediction, and the teacher's."""
     named = dict(model.named_parameters())
-    needed = [p for name, p in named.items() if not name.startswith("auxiliary_head")]
+    apart = ("auxiliary_head", *getattr(model, "training_only", ()))
+    needed = [p for name, p in named.items() if not name.startswith(apart)]
     return {
         "trained": sum(p.numel() for p in named.values() if p.requires_grad),
         "inference": sum(p.numel() for p in needed),
@@ -221,7 +222,7 @@ def inference_gflops(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, 3, *size, device=device))
+        model(torch.zeros(1, len(getattr(model, "mean", "RGB")), *size, device=device))
     for module, training in modes:
         module.training = training
     return counter.get_total_flops() / 1e9

@@ -12,7 +12,9 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from ktda.build import inference_tensors
 from ktda.config import Config
 from ktda.data.folder import Pair, TileSet
 from ktda.data.protocol import Splits
@@ -58,12 +60,23 @@ class Progress:
         self.sums: dict[str, Tensor | float] = {}
         self.history: list[dict] = []
         self.statistics: list[Tensor] = []
+        self.averaged: AveragedModel | None = None
+        if config.ema:
+            average = get_ema_multi_avg_fn(config.ema)
+            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+
+    @property
+    def scored(self) -> nn.Module:
+        """The model that is scored and kept: of averaged weights, or the trained one."""
+        return self.averaged.module if self.averaged else self.model
 
     def add(self, terms: dict[str, Tensor]) -> None:
         """Add a batch's losses to the epoch's sums, on the device: nothing waits for it."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
         self.batch += 1
+        if self.averaged and self.batch % self.config.accumulate == 0:
+            self.averaged.update_parameters(self.model)
 
     def end_epoch(self, epoch: int, step: int, batches: int, evaluated: bool) -> None:
         """Add a line to ``history.csv``; score the selection tiles, and keep weights that lead."""
@@ -90,13 +103,16 @@ class Progress:
             write_beside(self.out / "history.csv", text.getvalue())
 
     def _select(self, step: int) -> float | None:
-        """The mean IoU on the selection tiles; the weights are kept where it leads."""
+        """The mean IoU on the selection tiles; the weights are kept where it leads.
+
+        Where nothing learns to segment there is none, and the last weights are kept.
+        """
         miou = scores(self._confusions(self.splits.select).sum(0))["miou"]
-        if (miou or 0.0) > self.best:
+        if (miou or 0.0) > self.best or not self.config.segmentation_weight:
             self.best = miou or 0.0
             self.best_step = step
             if self.accelerator.is_main_process:
-                save_tensors(self.out / "model.safetensors", self.model.state_dict())
+                save_tensors(self.out / "model.safetensors", inference_tensors(self.scored))
         return miou
 
     def report(self) -> dict:
@@ -105,7 +121,8 @@ class Progress:
         Writes ``metrics.json`` and ``confusions.npz``.
         """
         self.accelerator.wait_for_everyone()  # the main process may still be writing them
-        self.model.load_state_dict(read_tensors(self.out / "model.safetensors"))
+        kept = read_tensors(self.out / "model.safetensors")
+        self.scored.load_state_dict(self.scored.state_dict() | kept)
         splits = {
             self.splits.select_name: self.splits.select,
             self.splits.report_name: self.splits.report,
@@ -119,7 +136,9 @@ class Progress:
         metrics = {
             "split": self.splits.report_name,
             "protocol": self.config.protocol,
-            "selected_on": self.splits.select_name,
+            "selected_on": self.splits.select_name
+            if self.config.segmentation_weight
+            else "nothing: the last weights",
             **reported,
             "splits": results,
             "best_step": self.best_step,
@@ -147,6 +166,8 @@ class Progress:
             "scaler": scaler.state_dict() if scaler else None,
         }
         extra = {f"statistics/{i}": s for i, s in enumerate(self.statistics)}
+        if self.averaged:
+            extra |= {f"ema/{name}": t for name, t in self.averaged.state_dict().items()}
         save_checkpoint(self.out, self.model, self.optimiser, state, extra)
 
     def load(self) -> None:
@@ -159,17 +180,24 @@ class Progress:
             self.accelerator.scaler.load_state_dict(scaler)
         for name, value in state.items():
             setattr(self, name, value)
+        if self.averaged:
+            held = {k.removeprefix("ema/"): v for k, v in extra.items() if k.startswith("ema/")}
+            self.averaged.load_state_dict(held)
         device = self.accelerator.device
-        self.statistics = [extra[f"statistics/{i}"].to(device) for i in range(len(extra))]
+        maps = sum(name.startswith("statistics/") for name in extra)
+        self.statistics = [extra[f"statistics/{i}"].to(device) for i in range(maps)]
 
     def _confusions(self, pairs: Sequence[Pair]) -> Tensor:
-        """The confusion matrix of every image, (images, K, K)."""
+        """The confusion matrix of every image, (images, K, K); empty where nothing segments."""
+        if not self.config.segmentation_weight:
+            classes = self.tile_set.num_classes
+            return torch.zeros(len(pairs), classes, classes, dtype=torch.int64)
         a = self.accelerator
         if a.num_processes > 1:  # each has BatchNorm statistics of its own; the first's are kept
-            for buffer in self.model.buffers():
+            for buffer in self.scored.buffers():
                 broadcast(buffer)
         return confusions(
-            self.model, self.tile_set, pairs, a.device, a.process_index, a.num_processes
+            self.scored, self.tile_set, pairs, a.device, a.process_index, a.num_processes
         )
 
 
