@@ -78,7 +78,9 @@ class Config(Strict):
         (4.0, 2.0, 1.0, 0.5), "resize factor per level; empty: no neck", form="four positive factors up to 64, or none"
     )
     neck_width: int = _setting(0, "output channels of the neck, 0: as the teacher", 0, _WIDEST)
-    fmm: Literal["vit", "mlp", "none"] = _setting("vit", "blocks of the feature modulation (FMM); none: no FMM")
+    fmm: Literal["vit", "mlp", "conv", "mona", "ssf", "none"] = _setting(
+        "vit", "blocks of the feature modulation (FMM); none: no FMM"
+    )
     fmm_depth: int = _setting(4, "blocks of the FMM per level", 1, 64)
     fmm_heads: int = _setting(8, "attention heads of a vit block", 1, 256)
     decoder: Literal["upernet", "segformer"] = _setting("upernet", "decode head")
@@ -109,6 +111,9 @@ class Config(Strict):
         (0, 1, 2, 3), "levels that the distillation reads", form="some of 0, 1, 2, 3"
     )
     distill_sum: bool = _setting(False, "compare the sum of the levels' maps instead of each")
+    distillation: Literal["kl_mse", "cosine", "relational"] = _setting(
+        "kl_mse", "distance of the maps: KL and MSE as published, of directions, or of patch similarities", added=True
+    )
     alpha: float = _setting(0.5, "share of KL in the distillation; the rest is MSE", 0, 1)
     temperature: float = _setting(1.0, "softmax temperature of KL", 1e-3, 1000)
     kl_axis: Literal["width", "channel", "spatial"] = _setting("width", "values that KL takes as one distribution")

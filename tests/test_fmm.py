@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ktda.fmm import Bottleneck, FeatureModulation
+from ktda.fmm import KINDS, Bottleneck, FeatureModulation
 
 GRIDS = ((8, 6), (4, 3), (2, 2), (1, 1))
 
@@ -56,13 +56,57 @@ def test_vit_form_by_hand() -> None:
     torch.testing.assert_close(fmm(maps)[0], y.transpose(1, 2).unflatten(2, GRIDS[0]), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["vit", "mlp"])
+@pytest.mark.parametrize("kind", ["vit", "mlp", "ssf"])
 def test_no_positional_embedding(kind: str) -> None:
     """Mirrored places give mirrored maps."""
     fmm, maps = FeatureModulation((16,) * 4, kind, 1), pyramid()
     straight, mirrored = fmm(maps), fmm([m.flip(-1) for m in maps])
     for a, b in zip(straight, mirrored, strict=True):
         torch.testing.assert_close(a.flip(-1), b, atol=1e-5, rtol=1e-5)
+
+
+# At D 768, four levels of four blocks.
+MILLIONS = {"vit": 113.4, "conv": 4.76, "mlp": 4.73, "mona": 1.79, "ssf": 0.0246}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_parameter_counts(kind: str) -> None:
+    with torch.device("meta"):
+        fmm = FeatureModulation((768,) * 4, kind, 4)
+    assert sum(p.numel() for p in fmm.parameters()) / 1e6 == pytest.approx(MILLIONS[kind], rel=0.01)
+    assert [len(blocks) for blocks in fmm.levels] == [4] * 4
+
+
+def test_conv_form_by_hand() -> None:
+    block, x = FeatureModulation((16,), "conv", 1).levels[0][0], pyramid()[0]
+    y = F.conv2d(x, block.down.weight, block.down.bias)
+    y = F.gelu(F.conv2d(y, block.depthwise.weight, block.depthwise.bias, padding=1, groups=4))
+    torch.testing.assert_close(block(x), x + F.conv2d(y, block.up.weight, block.up.bias))
+
+
+def test_mona_form_by_hand() -> None:
+    block, x = FeatureModulation((16,), "mona", 1, hidden=6).levels[0][0], pyramid()[0]
+    for parameter in (block.norm_scale, block.scale, block.norm.weight, block.norm.bias):
+        nn.init.normal_(parameter)
+    normed = F.layer_norm(x.permute(0, 2, 3, 1), (16,), block.norm.weight, block.norm.bias, 1e-6).permute(0, 3, 1, 2)
+    y = F.conv2d(block.norm_scale * normed + block.scale * x, block.down.weight, block.down.bias)
+    scales = [
+        F.conv2d(y, c.weight, c.bias, padding=k // 2, groups=6) for c, k in zip(block.depthwise, (3, 5, 7), strict=True)
+    ]
+    y = y + (scales[0] + scales[1] + scales[2]) / 3
+    y = y + F.conv2d(y, block.mix.weight, block.mix.bias)
+    torch.testing.assert_close(block(x), x + F.conv2d(F.gelu(y), block.up.weight, block.up.bias))
+
+
+def test_ssf_starts_as_the_identity_and_scales_each_channel() -> None:
+    fmm, maps = FeatureModulation((16,) * 4, "ssf", 2), pyramid()
+    assert all(torch.equal(a, b) for a, b in zip(fmm(maps), maps, strict=True))
+    first, second = fmm.levels[0]
+    for block in (first, second):
+        nn.init.normal_(block.scale)
+        nn.init.normal_(block.shift)
+    by_hand = second.scale * (first.scale * maps[0] + first.shift) + second.shift
+    torch.testing.assert_close(fmm(maps)[0], by_hand)
 
 
 def test_fused_attention_is_what_runs() -> None:

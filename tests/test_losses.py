@@ -1,12 +1,21 @@
 """Losses against values worked out by hand."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ktda.losses import cross_entropy, distillation_loss, kl_divergence, segmentation_loss
+from ktda.losses import (
+    cosine_distance,
+    cross_entropy,
+    distillation_loss,
+    kl_divergence,
+    relational_distance,
+    segmentation_loss,
+)
 
 
 def maps(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -70,6 +79,60 @@ def test_alpha_mixes_and_alpha_0_is_halved_as_released() -> None:
     close(distillation_loss(s, t, alpha=1), (k[0] + k[1]) / 2)
     close(distillation_loss(s, t, alpha=0), (m[0] + m[1]) / 4)
     close(distillation_loss(s, t, alpha=0, reduction="mean"), (m[0] + m[1]) / 2)
+
+
+def test_cosine_sees_directions_of_places_alone() -> None:
+    t = torch.tensor([[3.0, 4.0], [1.0, 0.0]]).T.reshape(1, 2, 1, 2)
+    s = torch.tensor([[4.0, 3.0], [0.0, 5.0]]).T.reshape(1, 2, 1, 2)
+    assert cosine_distance(s, t).item() == pytest.approx(1 - (24 / 25 + 0) / 2)
+    assert cosine_distance(7 * t, t).item() == pytest.approx(0, abs=1e-6)
+    assert cosine_distance(-t, t).item() == pytest.approx(2)
+
+
+@pytest.mark.parametrize(("width", "grid"), [(5, (3, 4)), (40, (3, 4)), (16, (37, 37))])
+def test_relational_is_the_mean_square_difference_of_patch_similarities(width: int, grid: tuple) -> None:
+    s, t = maps(2, 5, *grid) + 0.5, maps(2, width, *grid, seed=1) + 0.5
+    gram = [
+        F.cosine_similarity(m.flatten(2)[..., None], m.flatten(2)[:, :, None], dim=1)  # (N, L, L)
+        for m in (s.double(), t.double())
+    ]
+    by_hand = (gram[0] - gram[1]).square().mean().item()
+    assert by_hand > 0.01
+    assert relational_distance(s, t).item() == pytest.approx(by_hand, rel=1e-4)
+    rotation = torch.linalg.qr(maps(width, width, seed=2)).Q
+    turned = torch.einsum("ed,ndhw->nehw", rotation, t) * 3
+    assert relational_distance(turned, t).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_other_distances_are_averaged_over_levels_and_read_no_alpha() -> None:
+    s, t = [maps(2, 4, 3, 5), maps(2, 4, 2, 2, seed=2)], [maps(2, 4, 3, 5, seed=1), maps(2, 4, 2, 2, seed=3)]
+    for kind, distance in {"cosine": cosine_distance, "relational": relational_distance}.items():
+        expected = sum(distance(a, b) for a, b in zip(s, t, strict=True)) / 2
+        torch.testing.assert_close(distillation_loss(s, t, alpha=0, kind=kind), expected)
+        student = s[0].bfloat16().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = distillation_loss([student], [t[0].bfloat16().requires_grad_()], kind=kind)
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert student.grad.abs().sum() > 0
+
+
+MEMORY = """
+import resource, torch
+from ktda.losses import relational_distance
+torch.set_num_threads(1)
+s = torch.randn(2, 1, 64, 128, 128)
+relational_distance(s[0, ..., :4, :4], s[1, ..., :4, :4])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+relational_distance(s[0].requires_grad_(), s[1]).backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+def test_relational_never_builds_the_matrix_of_places() -> None:
+    """128 x 128 places: 1 GiB for one image and one matrix."""
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=120)
+    assert float(run.stdout) < 300  # MiB
 
 
 def test_gradients_reach_the_student_only_and_are_right() -> None:

@@ -50,6 +50,10 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple, list[tuple]]] = {
     ),
     "fmm vit": (partial(FeatureModulation, WIDTHS, "vit", 3, heads=2), (levels(),), shapes(WIDTHS, GRIDS)),
     "fmm mlp": (partial(FeatureModulation, WIDTHS, "mlp", 3), (levels(),), shapes(WIDTHS, GRIDS)),
+    **{
+        f"fmm {kind}": (partial(FeatureModulation, WIDTHS, kind, 2), (levels(),), shapes(WIDTHS, GRIDS))
+        for kind in ("conv", "mona", "ssf")
+    },
     "upernet": (partial(DecodeHead, WIDTHS, 5, "upernet", 16), (levels(),), [(2, 5, 16, 12)]),
     "upernet odd": (partial(DecodeHead, WIDTHS, 5, "upernet", 16), (levels(grids=ODD),), [(2, 5, 76, 148)]),
     "segformer": (partial(DecodeHead, WIDTHS, 5, "segformer", 16), (levels(),), [(2, 5, 16, 12)]),
@@ -140,6 +144,12 @@ REFUSED: dict[str, tuple[Callable, type[Exception], str]] = {
     "reduction": (partial(kl_divergence, MAP, MAP, reduction="sum"), ValueError, "reduction 'sum'"),
     "levels": (partial(distillation_loss, [MAP], [MAP, MAP]), ValueError, "1 student maps but 2 teacher maps"),
     "shapes": (partial(distillation_loss, [MAP], [MAP[..., :3]]), ValueError, r"\(1, 2, 3, 4\).*\(1, 2, 3, 3\)"),
+    "distillation": (partial(distillation_loss, [MAP], [MAP], kind="fitnet"), ValueError, "distillation 'fitnet'"),
+    "grids": (
+        partial(distillation_loss, [MAP], [MAP[..., :3]], kind="relational"),
+        ValueError,
+        r"\(1, 2, 3, 4\).*\(1, 2, 3, 3\)",
+    ),
     "average": (
         partial(cross_entropy, MAP, torch.zeros(1, 3, 4, dtype=torch.long), average="all"),
         ValueError,
