@@ -34,6 +34,7 @@ RANGES = {
     "fmm_hidden": (0, 65_536),
     "in_channels": (1, 1000),
 }
+_NORMALISATION = ("mean", "std", "input", "bands", "of", "names", "stretch")
 _TEACHER = ("name", "blocks", "pretrained", "norm", "resample", "seed")
 # Options of timm's constructors that shape a network, all of them plain values.
 OPTIONS = {
@@ -102,18 +103,12 @@ def check_model_folder(content: Any, path: Path, constructor: Callable[[str], Ca
     if not 0 <= content["ignore_index"] <= 65_535:
         message = f"{where}: ignore_index is {content['ignore_index']}"
         raise InputError(f"{message}, expected 0 to 65535")
-    bands = arguments.get("in_channels", 3)
-    for name, low in (("mean", -1e6), ("std", 1e-6)):
-        if not _are_numbers(content["normalisation"].get(name), low, 1e6, bands):
-            what = f"expected {bands} numbers from {low:g} to 1e6"
-            raise InputError(f"{where}: normalisation.{name}; {what}")
+    _check_normalisation(content["normalisation"], arguments.get("in_channels", 3), where)
     if "teacher" in content:
         _check_teacher(content["teacher"], where)
 
 
-def _check_arguments(
-    model: str, arguments: dict[str, Any], constructor: Callable[[str], Callable], where: str
-) -> None:
+def _check_arguments(model: str, arguments: dict[str, Any], constructor: Callable[[str], Callable], where: str) -> None:
     """Names from the constructor's signature, values by the settings of the same name."""
     settings = {"model": model}
     settings |= {k: v for k, v in arguments.items() if k not in RANGES}
@@ -129,8 +124,24 @@ def _check_arguments(
         value = arguments.get(name, low)
         if type(value) is not int or not low <= value <= high:
             expected = f"a whole number from {low} to {high}"
-            raise InputError(f"{where}: {name} is {str(value)[:80]!r}, expected {expected}")
+            raise InputError(f"{where}: {name} is {str(value)[:80]}, expected {expected}")
     check_options(options, f"{where}: encoder_options")
+
+
+def _check_normalisation(content: dict[str, Any], channels: int, where: str) -> None:
+    """What `ktda.data.bands.describe_bands` gives, for a student of so many channels."""
+    where = f"{where}: normalisation"
+    _check_names(content, _NORMALISATION, where)
+    ranges = {"mean": (-1e6, 1e6), "std": (1e-6, 1e6)}
+    if "bands" in content:
+        check_fields(content, {"of": int}, where)
+        ranges["bands"] = (1, content["of"])
+    for name, (low, high) in ranges.items():
+        if not _are_numbers(content.get(name), low, high, channels):
+            expected = f"expected {channels} numbers from {low:g} to {high:g}"
+            raise InputError(f"{where}: {name} is {str(content.get(name))[:80]}; {expected}")
+    if any(type(band) is not int for band in content.get("bands", [])):
+        raise InputError(f"{where}: bands are {content['bands']}; expected whole numbers")
 
 
 def _check_teacher(teacher: dict[str, Any], where: str) -> None:
