@@ -12,11 +12,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ktda.build import load_model
+from ktda.data.bands import teacher_bands
 from ktda.data.folder import TileSet, open_data
 from ktda.data.tiles import Tiles
 from ktda.errors import InputError
 from ktda.files import read_json
-from ktda.images import normalise
+from ktda.images import model_input
 from ktda_lab import figures
 from ktda_lab.figures import save_figure
 
@@ -105,7 +106,10 @@ def prediction_gallery(run: Path, tile_set: TileSet, metrics: dict[str, Any], ti
     shown = Tiles(tile_set, [pairs[stem] for stem in stems[chosen]])
     views = [item["image"] for item in shown]
     masks = [item["mask"] for item in shown]
-    return figures.prediction_gallery(views, masks, predict(run, views), tile_set, list(stems[chosen]), title)
+    predicted = predict(run, views)
+    places = list(teacher_bands(tile_set))  # of red, green and blue; none where images are RGB
+    colours = [view[places] if places else view for view in views]
+    return figures.prediction_gallery(colours, masks, predicted, tile_set, list(stems[chosen]), title)
 
 
 def worst_to_best(matrices: NDArray, count: int) -> NDArray:
@@ -124,6 +128,6 @@ def worst_to_best(matrices: NDArray, count: int) -> NDArray:
 
 @torch.inference_mode()
 def predict(run: Path, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Class maps (H, W) of images (3, H, W) in [0, 1], by the model of a run."""
+    """Class maps (H, W) of images (bands, H, W) in [0, 1], by the model of a run."""
     model, _ = load_model(run)
-    return [model(normalise(view[None], model.mean, model.std))[0].argmax(0) for view in views]
+    return [model(model_input(model, view[None]))[0].argmax(0) for view in views]
