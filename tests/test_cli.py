@@ -53,7 +53,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
 def test_the_commands_are_the_documented_ones() -> None:
-    documented = {(), ("train",), ("evaluate",), ("notebook",), ("report",), ("data",)}
+    documented = {(), ("train",), ("settings",), ("evaluate",), ("notebook",), ("report",), ("data",)}
     documented |= {("grid",), ("status",)}
     documented |= {("data", name) for name in ("list", "fetch", "check", "make")}
     assert set(COMMANDS) == documented
@@ -116,7 +116,7 @@ MISTAKES = [
     ("train", "Missing argument 'data'. See `ktda train --help`."),
     ("train DATA --bogus", "No such option: --bogus"),
     ("train DATA --seed x", "'--seed'"),
-    ("train DATA --seed -1", "seed=-1; expected at least 0"),
+    ("train DATA --seed -1", "seed=-1; expected a whole number from 0 to"),
     ("train DATA --preset big", "unknown preset 'big'; expected one of smoke, demo, paper"),
     ("train DATA --set alpah=1", "unknown setting 'alpah'; did you mean alpha?"),
     ("train DATA --set alpha", "override 'alpha'; expected KEY=VALUE"),

@@ -282,7 +282,7 @@ def test_mistakes_end_in_one_line_and_start_nothing(ktda_, tmp_path: Path, tiny_
         (("--serial", "--jobs", "2"), "--serial is one run after the other"),
         (("--serial", "--profile", "slurm"), "--serial is one run after the other"),
         (("--data", "not/there"), "neither a folder nor a built-in data set"),
-        (("--seeds", "0"), "seeds is 0; expected at least 1"),
+        (("--seeds", "0"), "seeds=0; expected at least 1"),
         (("--jobs", "0"), "--jobs"),
         (("--publish", "t.yaml"), "--publish t.yaml is a file; name a folder"),
         (("--data", str(tiny_set), "--data", f"{tiny_set}/"), "are the same tiles; name one of them"),
