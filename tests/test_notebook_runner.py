@@ -259,16 +259,22 @@ def test_a_listener_that_pauses_loses_no_line(tmp_path, monkeypatch):
             client = manager.client()
             client.context.rcvhwm = 1  # what is not read at once waits on the kernel's side
             client.start_channels()
-            await client.wait_for_ready(timeout=200)
-            asked, of, text, idle = client.execute(cell), None, [], False
-            while of != asked:  # the cell has ended before the first of its lines is read
-                of = (await client.get_shell_msg(timeout=200))["parent_header"].get("msg_id")
-            while not idle:
-                message = await client.get_iopub_msg(timeout=60)
-                if message["parent_header"].get("msg_id") == asked:
-                    text.append(message["content"].get("text", ""))
-                    idle = message["content"].get("execution_state") == "idle"
-            client.stop_channels()
+            try:
+                return await printed(client)
+            finally:
+                client.stop_channels()
+                await manager.shutdown_kernel(now=True)
+
+    async def printed(client) -> str:
+        await client.wait_for_ready(timeout=900)
+        asked, of, text, idle = client.execute(cell), None, [], False
+        while of != asked:  # the cell has ended before the first of its lines is read
+            of = (await client.get_shell_msg(timeout=900))["parent_header"].get("msg_id")
+        while not idle:
+            message = await client.get_iopub_msg(timeout=60)
+            if message["parent_header"].get("msg_id") == asked:
+                text.append(message["content"].get("text", ""))
+                idle = message["content"].get("execution_state") == "idle"
         return "".join(text)
 
     assert asyncio.run(heard()).split() == [str(i) for i in range(4_000)]
@@ -317,7 +323,7 @@ def test_failing_cell_is_shown_and_the_copy_kept_under_a_name_that_says_so(tmp_p
     [
         ("import os\nos._exit(3)", "Kernel died", None),
         ("raise SystemExit", "ended the notebook early", None),
-        ("import time\ntime.sleep(60)", "timed out.*after 1 seconds", 1),
+        ("import time\ntime.sleep(3600)", "timed out.*after 2 seconds", 2),
     ],
     ids=["dead", "exit", "timeout"],
 )
@@ -325,7 +331,8 @@ def test_every_other_way_to_fail_is_a_failure_too(tmp_path, cell, reason, timeou
     source = write_notebook(tmp_path / "x.ipynb", "A: int = 0", cell, "print('not reached')")
     with pytest.raises(NotebookFailed, match=reason) as error:
         run_notebook(source, {}, tmp_path / "out.ipynb", timeout=timeout)
-    assert cell.splitlines()[-1] in str(error.value)
+    if timeout is None:  # on a busy machine the cell before it may be the one that takes too long
+        assert cell.splitlines()[-1] in str(error.value)
     assert (tmp_path / "out.partial.ipynb").is_file()
     assert not (tmp_path / "out.ipynb").exists()
 
@@ -377,38 +384,39 @@ def test_the_program_itself_takes_name_and_value_and_exits_2_with_one_line(tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGKILL"])
 def test_the_kernel_ends_with_the_wrapper(tmp_path, name):
     source = write_notebook(
         tmp_path / "x.ipynb",
         "A: int = 0",
         "import os, subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'])\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(9999)'])\n"
         "open('pids.part', 'w').write(f'{os.getpid()} {child.pid}')\nos.replace('pids.part', 'pids')\n"
-        "time.sleep(300)",
+        "time.sleep(9999)",
     )
     code = f"from ktda_lab.headless.notebook import run_notebook; run_notebook({str(source)!r}, {{}}, 'out.ipynb')"
     wrapped = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.DEVNULL)
     pids = tmp_path / "pids"
     try:
-        _wait(pids.exists, 60)
+        _wait(pids.exists)
         wrapped.send_signal(getattr(signal, name))
-        code = wrapped.wait(20)
+        code = wrapped.wait(900)
     finally:
         wrapped.kill()
     kernel, child = map(int, pids.read_text().split())
-    _wait(lambda: not _alive(kernel), 10)
+    _wait(lambda: not _alive(kernel))
     if name == "SIGKILL":  # nobody is left to end the kernel's children: its own watch ends it alone
         os.kill(child, signal.SIGKILL)
         return
     assert code == (143 if name == "SIGTERM" else -signal.SIGINT)
-    _wait(lambda: not _alive(child), 10)
+    _wait(lambda: not _alive(child))
     manifest = json.loads((tmp_path / "out.manifest.json").read_text())
     assert manifest["status"] == "failed"
     assert (tmp_path / "out.partial.ipynb").is_file()
 
 
-def _wait(condition, seconds: float) -> None:
+def _wait(condition, seconds: float = 900) -> None:  # only against hanging, however busy the machine is
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"

@@ -158,6 +158,7 @@ def _execute(notebook: Notebook, parameters: dict[str, Any], partial: Path, **op
                 parameters,
                 kernel_name="python3",
                 language="python",
+                start_timeout=600,  # seconds for the kernel's first word; 60 by default, too few on a busy machine
                 iopub_timeout=600,  # seconds for a cell's last output; 4 by default, too few after a chatty cell
                 kernel_manager_class=kernel_manager_class,
                 store_widget_state=False,  # only of use to scripts from the network; a widget's text form stays
