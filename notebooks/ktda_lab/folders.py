@@ -5,7 +5,7 @@ from pathlib import Path
 from ktda.files import project_root
 
 
-def output_folder(out: str) -> Path:
+def output_folder(out: Path | str) -> Path:
     """The folder that the parameter ``OUT`` names.
 
     papermill starts a kernel in the checkout, JupyterLab in ``notebooks/``: a relative path starts at the checkout for

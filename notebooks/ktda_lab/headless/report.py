@@ -2,9 +2,10 @@
 
 What a notebook makes lies in ``OUT/build/NN_topic/``: figures with the sidecar ``figures.json`` (a list of
 ``file``, ``title``, ``caption``), tables as csv, run folders with ``metrics.json``. Beside it are the
-executed copy, its manifest and its HTML.
+executed copy and its manifest, and over all of them ``OUT/book/``.
 """
 
+import hashlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,13 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from ktda.errors import InputError
-from ktda.files import now, read_json, write_beside
-from ktda.runs.record import commit, elapsed, source_hash, versions
+from ktda.files import PACKAGE, now, read_json, write_json
+from ktda.runs.record import commit, elapsed, versions
+from ktda_lab.book.build import build_book, check_installed
+from ktda_lab.book.executed import made_by
+from ktda_lab.folders import output_folder
 from ktda_lab.headless.notebook import FOLDERS, Notebook, NotebookFailed, read_notebook, results_hash, run_notebook
-from ktda_lab.headless.page import copy_mathjax, index_page, notebook_page
 from ktda_lab.headless.publish import check_publishable, publish_report
 
 PRESETS = ("smoke", "demo")
+LAB = Path(__file__).parents[1]
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def build_report(
     publish: bool = False,
     echo: Callable[[str], None] = lambda line: None,
 ) -> list[Result]:
-    """Run what changed, and write ``OUT/index.html``; a failing notebook does not stop the others.
+    """Run what changed, and write ``OUT/book`` and ``OUT/index.html``; a failing notebook does not stop the others.
 
     Args:
         preset: smoke or demo; given to notebooks that declare ``PRESET``.
@@ -50,7 +54,7 @@ def build_report(
         echo: Told one line per notebook.
 
     Raises:
-        InputError: An unknown preset, no notebooks, or a report that is not to be published.
+        InputError: An unknown preset, no notebooks, no Sphinx, or a report that is not to be published.
     """
     if preset not in PRESETS:
         raise InputError(f"unknown preset {preset!r} for a report; expected one of {', '.join(PRESETS)}")
@@ -60,23 +64,33 @@ def build_report(
     sources = next(filter(None, (sorted(folder.glob("[0-9][0-9]_*.ipynb")) for folder in folders)), [])
     if not sources:
         raise InputError(f"no notebooks under {folders[0]}; run this command in a clone of the repository")
-    build = Path(out) / "build"
+    check_installed()
+    build = output_folder(out) / "build"
     build.mkdir(parents=True, exist_ok=True)
-    copy_mathjax(build)
     results = []
     for path in sources:
         result = _run_one(path, preset, build)
         seconds = "" if result.seconds is None else f"{result.seconds:.0f} s"
         echo(f"{result.name:24} {result.status:9} {seconds:>6} {result.reason or ''}".rstrip())
         results.append(result)
-        for executed in (build / path.name, build / f"{path.stem}.partial.ipynb"):
-            if executed.is_file():
-                write_beside(build / f"{path.stem}.html", notebook_page(executed, path.parent))
     provenance = {"preset": preset, "written": now(), **commit(), **versions()}
-    write_beside(build.parent / "index.html", index_page(results, build, provenance))
+    made = [made_by(result, build) for result in results]
+    for warning in build_book(made, build, sources[0].parent, provenance):
+        echo(f"book: {warning}")
     if publish:
-        echo(f"published in {publish_report(results, build, sources[0].parent, provenance)}")
+        echo(f"published in {publish_report(made, build, sources[0].parent, provenance)}")
     return results
+
+
+def report_hash() -> str:
+    """SHA-256 over what a notebook computes with: both packages but for the book, which only shows it."""
+    digest = hashlib.sha256()
+    for folder in (PACKAGE, LAB):
+        for path in sorted(folder.rglob("*")):
+            name = path.relative_to(folder)
+            if path.suffix in (".py", ".yaml", ".safetensors") and name.parts[0] != "book":
+                digest.update(f"{folder.name}/{name.as_posix()}".encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
 
 
 def notebook_parameters(notebook: Notebook, preset: str, folder: Path) -> dict[str, Any]:
@@ -110,7 +124,7 @@ def _run_one(path: Path, preset: str, build: Path) -> Result:
             "source_sha256": notebook.sha256,
             "parameters": values,
             "results_sha256": results_hash(values),
-            "source_hash": source_hash(),
+            "report_hash": report_hash(),
             "versions": versions(),
         }
         before = read_json(manifest) if manifest.is_file() else {}
@@ -120,6 +134,7 @@ def _run_one(path: Path, preset: str, build: Path) -> Result:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         run_notebook(path, given, build / path.name)
+        write_json(manifest, read_json(manifest) | {"report_hash": wanted["report_hash"]})
     except InputError as error:
         return Result(path.stem, status="failed", reason=str(error), **about)
     except NotebookFailed as error:
