@@ -1,8 +1,10 @@
 """The runs of a grid: what identifies them, what state they are in, and what the commands say of them."""
 
 import errno
+import io
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -14,12 +16,12 @@ import ktda_lab.grid.execute as execute_module
 import ktda_lab.grid.plan as plan
 import ktda_lab.grid.view as view_module
 import pytest
-from ktda_lab.grid.execute import run_serially
-from ktda_lab.grid.plan import LOCK, RUNS, hash_data, plan_runs, read_plan, state, take_first, write_plan
+from ktda_lab.grid.execute import _lock_first, run_serially
+from ktda_lab.grid.plan import LOCK, RUNS, hash_data, plan_runs, read_plan, state, write_plan
 from ktda_lab.grid.results import read_results
 from ktda_lab.grid.table import read_table
-from ktda_lab.grid.view import at_a_time, duration, teller, time_left, view
-from tiny_grids import FINE, FLAKY, write_stand_in, write_table
+from ktda_lab.grid.view import progress, run_states
+from tiny_grids import ENVIRONMENT, FINE, FLAKY, write_stand_in, write_table
 
 from ktda.cli.main import main
 from ktda.config import make_config
@@ -68,8 +70,8 @@ def test_a_file_that_a_setting_names_is_part_of_the_identity(tmp_path: Path, tin
     ids = []
     for content in (b"one", b"two", b"one"):
         weights.write_bytes(content)
+        os.utime(weights, (len(ids), len(ids)))  # the file's time shows a change, however coarse the clock
         ids.append([run.id for run in runs_of(tmp_path, tiny_set, other={"teacher": str(weights)})])
-        time.sleep(0.01)  # the file's time tells a change
     assert ids[0] == ids[2]
     changed = [a != b for a, b in zip(ids[0], ids[1], strict=True)]
     assert any(changed)
@@ -164,75 +166,77 @@ def test_a_run_on_another_machine_is_running_until_its_manifest_has_ended(tmp_pa
         assert state(run, tmp_path) == expected
 
 
-def test_who_holds_a_lock_touches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execute_module, "PULSE", 0.01)
+def test_a_run_touches_its_lock_until_its_starter_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execute_module, "HEARTBEAT", 0.01)
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr(execute_module.signal, "pthread_kill", lambda *of: killed.append(of))
     lock = tmp_path / "lock"
     lock.touch()
-    os.utime(lock, (0, 0))
-    thread = threading.Thread(target=execute_module._keep_fresh, args=(lock,), daemon=True)
+    reads, writes = os.pipe()
+    thread = threading.Thread(target=execute_module._watch, args=(lock, reads), daemon=True)
     thread.start()
-    while lock.stat().st_mtime == 0:
-        time.sleep(0.01)
-    lock.unlink()
-    thread.join(10)
-    assert not thread.is_alive()
+    for moment in (0, 1):  # again and again
+        os.utime(lock, (moment, moment))
+        while lock.stat().st_mtime == moment:
+            time.sleep(0.01)
+    lock.unlink()  # that it cannot be touched is no reason to stop watching
+    assert (thread.is_alive(), killed) == (True, [])
+    os.close(writes)
+    thread.join()
+    os.close(reads)
+    assert killed == [(threading.main_thread().ident, signal.SIGTERM)]
 
 
 def test_a_lock_is_held_once_and_names_its_holder(tmp_path: Path) -> None:
     first = lock_file(tmp_path / "a")
     assert lock_file(tmp_path / "a") is None
     assert (tmp_path / "a").read_text() == f"process {os.getpid()} on {os.uname().nodename}"
-    position, second = take_first([tmp_path / "a", tmp_path / "b"])
+    position, second = _lock_first([tmp_path / "a", tmp_path / "b"])
     assert position == 1
     with pytest.raises(InputError, match=f"a is held by process {os.getpid()}"):
-        take_first([tmp_path / "a", tmp_path / "b"], seconds=0.3)
+        _lock_first([tmp_path / "a", tmp_path / "b"], seconds=0.3)
     first.close()
-    assert take_first([tmp_path / "a", tmp_path / "b"])[0] == 0
+    assert _lock_first([tmp_path / "a", tmp_path / "b"])[0] == 0
     second.close()
 
 
 # What the user sees
 
 
-def test_time_left(tmp_path: Path, tiny_set: Path) -> None:
-    runs = runs_of(tmp_path, tiny_set)
-    finish(runs[0], tmp_path / RUNS, 60)
-    finish(runs[1], tmp_path / RUNS, 100)
-    assert time_left(runs, ["done", "done", "missing", "failed"], 2, tmp_path, 1) == 160  # mean 80 s, two left
-    assert time_left(runs, ["done", "done", "missing", "failed"], 2, tmp_path, 2) == 80
-    assert time_left(runs, ["missing"] * 4, 4, tmp_path, 1) is None
-    assert time_left(runs, ["done", "done", "missing", "failed"], 2, tmp_path, None) is None  # a profile's jobs
-    assert [at_a_time(*given) for given in ((None, None, 0), (8, None, 2), (8, "slurm", 2), (None, "slurm", 0))] == [
-        1,
-        2,
-        8,
-        None,
-    ]
-    assert [duration(s) for s in (None, 48.4, 720, 12_000)] == ["unknown", "48 s", "12 min", "3 h 20 min"]
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
-def test_a_line_per_run_that_ends(tmp_path: Path, tiny_set: Path) -> None:
-    runs, said = runs_of(tmp_path, tiny_set), []
+def test_a_line_per_run_that_ends(tmp_path: Path, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, lines = runs_of(tmp_path, tiny_set), []
     folder = tmp_path / RUNS
     folder.mkdir()
     lock_file(folder / f"{runs[1].id}{LOCK}").close()  # failed in an earlier call
-    look = teller(runs, runs, tmp_path, 1, said.append)
-    look()
-    assert said == []
-    finish(runs[0], folder)
-    lock = lock_file(folder / f"{runs[1].id}{LOCK}")
-    look()
-    look()
-    assert said == ["[1/4] full tiny seed 0: done in 60 s; time left: 3 min"]
-    lock.close()
-    look()
-    assert said[1:] == ["[2/4] full tiny seed 1: failed; time left: 3 min"]
-    lock = lock_file(folder / f"{runs[1].id}{LOCK}")  # another attempt
-    look()
-    lock.close()
-    finish(runs[1], folder)
-    look()
-    assert said[2:] == ["[2/4] full tiny seed 1: done in 60 s; time left: 2 min"]
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with progress(runs, tmp_path, lines.append) as update:
+        update()
+        assert lines == []
+        finish(runs[0], folder)
+        lock = lock_file(folder / f"{runs[1].id}{LOCK}")
+        update()
+        update()
+        assert lines == ["[1/4] full tiny seed 0: done in 01:00"]
+        assert "| 1/4 [" in sys.stderr.getvalue()
+        lock.close()
+        update()
+        assert lines[1:] == ["[2/4] full tiny seed 1: failed"]
+        lock = lock_file(folder / f"{runs[1].id}{LOCK}")  # another attempt
+        update()
+        assert sys.stderr.getvalue().rpartition("| ")[2].startswith("1/4 [")
+        lock.close()
+        finish(runs[1], folder)
+        update()
+        assert lines[2:] == ["[2/4] full tiny seed 1: done in 01:00"]
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    with progress(runs, tmp_path, lines.append) as update:
+        update()
+    assert sys.stderr.getvalue() == ""  # no bar in a log
 
 
 def test_dry_run_and_status_need_no_data_and_write_nothing(ktda_, tmp_path: Path, tiny_set: Path) -> None:
@@ -244,31 +248,38 @@ def test_dry_run_and_status_need_no_data_and_write_nothing(ktda_, tmp_path: Path
             assert [line.split() for line in done.out.splitlines()[1:5]] == [
                 ["-", row, absent, seed, "missing"] for row in ("full", "no_fmm") for seed in "01"
             ]
-            assert "4 runs: 4 missing; time left: unknown" in done.out
+            assert "4 runs: 4 missing; time left, 1 at a time: unknown" in done.out
     assert [path.name for path in tmp_path.iterdir()] == ["t.yaml"]
 
     runs = runs_of(tmp_path, tiny_set)
     finish(runs[0], tmp_path / "runs" / "t" / RUNS)
     lock_file(tmp_path / "runs" / "t" / RUNS / f"{runs[1].id}{LOCK}").close()
     done = ktda_("grid", "t.yaml", "--dry-run", "--jobs", 2)
-    assert "4 runs: 1 done, 1 failed, 2 missing; time left: 90 s" in done.out
+    assert "4 runs: 1 done, 1 failed, 2 missing; time left, 2 at a time: 01:30" in done.out
     assert f"{runs[0].id}  full    {tiny_set}  0     done" in done.out
-    assert "2 runs: 2 missing" in ktda_("grid", "t.yaml", "--dry-run", "--only", "no_fmm").out
+    assert "2 runs: 2 missing; time left, 1 at a time: 02:00" in ktda_("status", "t.yaml", "--only", "no_fmm").out
+    locks = [lock_file(tmp_path / "runs" / "t" / RUNS / f"{run.id}{LOCK}") for run in runs[1:]]
+    assert "1 done, 3 running; time left, 3 at a time: 01:00" in ktda_("status", "t.yaml").out
+    for lock in locks:
+        lock.close()
+    for run in runs[1:]:
+        finish(run, tmp_path / "runs" / "t" / RUNS)
+    assert ktda_("status", "t.yaml").out.endswith("\n4 runs: 4 done\n")
 
 
 def test_rows_that_need_a_gpu(tmp_path: Path, tiny_set: Path, ktda_, monkeypatch) -> None:
     table = read_table(write_table(tmp_path / "t.yaml", tiny_set, {"big": {"fmm": "none", "gpu": True}}))
     monkeypatch.setattr(view_module, "gpu_count", lambda: 0)
     monkeypatch.setattr(engine, "gpu_count", lambda: 0)
-    seen = view(table, tmp_path, gpus=False)
-    assert ([r.row for r in seen.runs], [r.row for r in seen.left_out]) == (["full"], ["big"])
+    states, left_out = run_states(table, tmp_path, gpus=False)
+    assert ([r.row for r in states], [r.row for r in left_out]) == (["full"], ["big"])
     done = ktda_("status", "t.yaml").out
     assert "not run: needs a GPU" in done
     assert "1 runs: 1 missing" in done
     assert ktda_("grid", "t.yaml", "--serial", "--only", "big").out.startswith("left out: 1 runs that need a GPU\n")
-    finish(seen.left_out[0], tmp_path / RUNS)  # brought from a machine with a GPU: its result counts
-    assert view(table, tmp_path, gpus=False).states == ["missing", "done"]
-    assert view(table, tmp_path / "other", gpus=True).left_out == []
+    finish(left_out[0], tmp_path / RUNS)  # brought from a machine with a GPU: its result counts
+    assert list(run_states(table, tmp_path, gpus=False)[0].values()) == ["missing", "done"]
+    assert run_states(table, tmp_path / "other", gpus=True)[1] == []
     assert "2 runs: 2 missing" in ktda_("status", "t.yaml", "--profile", "slurm").out
 
 
@@ -321,13 +332,13 @@ def test_a_full_disk_is_one_line(ktda_, tmp_path: Path, tiny_set: Path, monkeypa
 def test_serially_with_a_failure_a_retry_and_a_second_call(ktda_, tmp_path: Path, tiny_set: Path, monkeypatch) -> None:
     notebook = write_stand_in(tmp_path / "stand_in.ipynb")
     monkeypatch.setitem(engine.run_grid.__kwdefaults__, "notebook", str(notebook))
-    monkeypatch.setenv("PYTHONPATH", str(Path(engine.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     write_table(tmp_path / "t.yaml", tiny_set, {"flaky": {"steps": FLAKY}}, steps=FINE)
     out = tmp_path / "runs" / "t"
     done = ktda_("grid", "t.yaml", "--serial", "--only", "flaky")
     full, flaky = read_plan(out)[1]
     assert done.code == 1
-    assert done.out.startswith("[1/1] flaky tiny seed 0: failed; time left: unknown\n")
+    assert done.out.startswith("[1/1] flaky tiny seed 0: failed\n")
     assert done.err == f"ktda: failed: flaky tiny seed 0; see runs/t/runs/{flaky.id}.log\n"
     assert "RuntimeError: only the first time" in (out / RUNS / f"{flaky.id}.log").read_text()
     assert (out / RUNS / f"{flaky.id}.partial.ipynb").is_file()
@@ -345,14 +356,12 @@ def test_serially_with_a_failure_a_retry_and_a_second_call(ktda_, tmp_path: Path
 def test_a_run_of_changed_code_is_refused_before_it_costs_anything(tmp_path: Path, tiny_set: Path, monkeypatch) -> None:
     notebook = write_stand_in(tmp_path / "stand_in.ipynb")
     monkeypatch.setattr(plan, "source_hash", lambda: "older code")
-    monkeypatch.setenv("PYTHONPATH", str(Path(engine.__file__).parents[2]))
+    monkeypatch.setenv("PYTHONPATH", ENVIRONMENT["PYTHONPATH"])
     runs = runs_of(tmp_path, tiny_set)[:1]
     options = {"cwd": str(tmp_path), "folder": "out", "notebook": str(notebook), "timeout": 60}
     out = tmp_path / "out"
     write_plan(out, read_table(tmp_path / "t.yaml"), runs, **options, local=True, threads=1, gpus=0)
-    begun = time.monotonic()
     run_serially(out, runs, 0, lambda: None)
     assert "the package's code has changed since the grid was started" in (out / RUNS / f"{runs[0].id}.log").read_text()
     assert state(runs[0], out / RUNS) == "failed"
-    assert not (tmp_path / "started").exists()
-    assert time.monotonic() - begun < 30
+    assert not (tmp_path / "started").exists()  # no kernel was

@@ -8,7 +8,7 @@ from pathlib import Path
 from tiny_runs import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "notebooks")])}
 
 # How a run behaves hangs on the number of steps in its settings; where a file "mended" lies, every run ends well.
 FINE, DEAD, HANG, CHATTY, FULL, ORPHAN, FLAKY = range(1, 8)

@@ -33,7 +33,7 @@ def list_sets() -> None:
         elif name not in builtin.DEMOS:
             tiles = builtin.built_in_spec(name)["source"].get("tiles", "")
         rows.append((name, tiles, where))
-    typer.echo(f"{_table(rows)}\n\nLooked for in {builtin.data_root()}; set KTDA_DATA to change that.")
+    typer.echo(f"{columns(rows)}\n\nLooked for in {builtin.data_root()}; set KTDA_DATA to change that.")
     typer.echo("Any folder in the same layout can be used instead of a name: see data/README.md.")
 
 
@@ -113,7 +113,7 @@ def import_(
     command = shlex.join(["ktda", *sys.argv[1:]])
     if out is not None:
         write(plan, out, command)
-    typer.echo("\n".join([*plan.notes, "", _table(plan.shares()), ""]))
+    typer.echo("\n".join([*plan.notes, "", columns(plan.shares()), ""]))
     if out is None:
         typer.echo(
             f"Nothing is written yet. To write it:\n{command} --out {shlex.quote(source.resolve().name + '-tiles')}"
@@ -147,7 +147,7 @@ def check(
         rows.append((name, str(split.sizes.total()), str(split.scenes or "-"), size, *shares))
     lines = [f"error: {error}" for error in result.errors] + [f"warning: {warning}" for warning in result.warnings]
     lines.append(f"{len(result.errors)} errors, {len(result.warnings)} warnings in {tile_set.root}")
-    typer.echo("\n".join([_table(rows), "", *lines]))
+    typer.echo("\n".join([columns(rows), "", *lines]))
     raise typer.Exit(1 if result.errors else 0)
 
 
@@ -185,7 +185,7 @@ def _tiles(data: str | Path) -> str:
     return ", ".join(f"{len(tile_set.pairs(split))} {split}" for split in tile_set.splits())
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def columns(rows: list[tuple[str, ...]]) -> str:
     """Rows as aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

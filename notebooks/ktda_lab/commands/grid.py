@@ -1,10 +1,12 @@
 """``ktda grid`` and ``ktda status``: the runs of a table."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ktda.cli.data import columns
 from ktda.errors import InputError
 
 TableFile = Annotated[Path, typer.Argument(help="The table, a YAML file such as notebooks/ablations.yaml.")]
@@ -77,10 +79,25 @@ def status(
     profile: Profile = None,
 ) -> None:
     """Show the state of each run of TABLE and the time left; needs no data on disk and changes nothing."""
+    from tqdm import tqdm
+
+    from ktda_lab.grid.plan import RUNS, wall_seconds
     from ktda_lab.grid.table import read_table, select
-    from ktda_lab.grid.view import at_a_time, gpu_count, summary, view
+    from ktda_lab.grid.view import gpu_count, run_states
 
     read = read_table(table, tuple(data or ()), seeds)
     out, rows = out or Path("runs") / read.name, select(read, tuple(only or ()))
-    gpus = 0 if profile else gpu_count()
-    typer.echo(summary(view(read, out, gpus=bool(profile or gpus)), out, at_a_time(jobs, profile, gpus), rows))
+    states, left_out = run_states(read, out, gpus=bool(profile or gpu_count()))
+    shown = {run: found for run, found in states.items() if run.row in rows}
+    counts = Counter(shown.values())
+    lines = shown | {run: "not run: needs a GPU" for run in left_out if run.row in rows}
+    table_lines = [(run.id or "-", run.row, run.data, str(run.seed), found) for run, found in lines.items()]
+    typer.echo(columns([("run", "row", "data", "seed", "state"), *table_lines]))
+    parts = [f"{counts[name]} {name}" for name in ("done", "running", "failed", "missing") if counts[name]]
+    took = [wall_seconds(run, out / RUNS) for run, found in states.items() if found == "done"]
+    left, at_once = len(shown) - counts["done"], jobs or counts["running"] or 1
+    time_left = ""
+    if left:
+        seconds = tqdm.format_interval(left * sum(took) / len(took) / at_once) if took else "unknown"
+        time_left = f"; time left, {at_once} at a time: {seconds}"
+    typer.echo(f"\n{len(shown)} runs: {', '.join(parts) or 'none'}{time_left}")

@@ -4,12 +4,10 @@ Snakemake deals out cores, GPUs, retries and cluster jobs. What is to be run is 
 none of its own bookkeeping is trusted: every call hands it fresh targets.
 """
 
-import contextlib
 import importlib.util
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +15,10 @@ from pathlib import Path
 from ktda.errors import InputError
 from ktda.files import lock_file
 from ktda.runs.record import ended_by
-from ktda_lab.grid.execute import run_serially, start, stopped_with
+from ktda_lab.grid.execute import attend, run_serially
 from ktda_lab.grid.plan import LOCK, RUNS, Run, finished, write_plan
 from ktda_lab.grid.table import Table, select
-from ktda_lab.grid.view import at_a_time, gpu_count, teller, view
+from ktda_lab.grid.view import gpu_count, progress, run_states
 
 NOTEBOOK = "05_training"
 
@@ -28,7 +26,7 @@ NOTEBOOK = "05_training"
 def run_grid(
     table: Table,
     out: Path,
-    tell: Callable[[str], None],
+    echo: Callable[[str], None],
     *,
     only: tuple[str, ...] = (),
     jobs: int | None = None,
@@ -43,7 +41,7 @@ def run_grid(
     Args:
         table: the table.
         out: folder of the grid.
-        tell: takes a line for the user.
+        echo: takes a line for the user.
         only: names of the rows to run; all if empty.
         jobs: runs at a time, 1 by default; with a profile as the profile says.
         serial: one after the other, without Snakemake.
@@ -67,12 +65,12 @@ def run_grid(
         raise InputError(f"{out} is in use by {(out / LOCK).read_text()}; wait for it, or choose another --out")
     with lock, ended_by(signal.SIGTERM, signal.SIGHUP):
         gpus = gpu_count() if local else 0
-        seen = view(table, out, make=True, gpus=not local or gpus > 0)
-        todo = [r for r, s in zip(seen.runs, seen.states, strict=True) if s != "done" and r.row in rows]
-        if absent := [run for run in seen.left_out if run.row in rows]:
-            tell(f"left out: {len(absent)} runs that need a GPU")
-        if profile and (alive := {r for r, s in zip(seen.runs, seen.states, strict=True) if s == "running"}):
-            tell(f"left alone: {len(alive)} runs of an earlier call that are still going on; call again after them")
+        states, left_out = run_states(table, out, gpus=not local or gpus > 0, make=True)
+        todo = [run for run, found in states.items() if found != "done" and run.row in rows]
+        if absent := [run for run in left_out if run.row in rows]:
+            echo(f"left out: {len(absent)} runs that need a GPU")
+        if profile and (alive := [run for run, found in states.items() if found == "running"]):
+            echo(f"left alone: {len(alive)} runs of an earlier call that are still going on; call again after them")
             todo = [run for run in todo if run not in alive]
         asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
         cores = int(asked) if asked.isdigit() else max(1, (os.cpu_count() or 1) // (jobs or 1))
@@ -80,7 +78,7 @@ def run_grid(
         write_plan(
             out,
             table,
-            seen.runs,
+            list(states),
             cwd=str(Path.cwd()),
             folder=str(out),
             notebook=notebook,
@@ -90,12 +88,12 @@ def run_grid(
             gpus=gpus,
             todo=[run.id for run in todo],
         )
-        look = teller(seen.runs, todo, out, at_a_time(jobs, profile, gpus), tell)
         try:
-            if todo and serial:
-                run_serially(out.absolute(), todo, retries, look)
-            elif todo:
-                _run_snakemake(out.absolute(), jobs, threads, retries, profile, gpus, lock.fileno(), look)
+            with progress(todo, out, echo) as update:
+                if todo and serial:
+                    run_serially(out.absolute(), todo, retries, update)
+                elif todo:
+                    _run_snakemake(out.absolute(), jobs, threads, retries, profile, gpus, lock.fileno(), update)
         finally:
             from ktda_lab.grid.results import write_results
 
@@ -124,9 +122,9 @@ def _run_snakemake(
     profile: str | None,
     gpus: int,
     lock: int,
-    look: Callable[[], None],
+    update: Callable[[], None],
 ) -> None:
-    """Hand the targets of ``plan.json`` to Snakemake and look at the runs until it ends.
+    """Hand the targets of ``plan.json`` to Snakemake, and update the user until it ends.
 
     Raises:
         InputError: it ended without having started a run.
@@ -135,7 +133,7 @@ def _run_snakemake(
     command = [sys.executable, "-m", "snakemake", "grid", "--snakefile", str(Path(__file__).with_name("Snakefile"))]
     command += ["--directory", str(out), "--nolock", "--rerun-incomplete", "--rerun-triggers", "mtime", "--keep-going"]
     command += ["--workflow-profile", "none", "--profile", profile or "none", "--nocolor"]
-    command += ["--quiet", "host"]  # or a profile could hide that a rule has started, which is looked for below
+    command += ["--quiet", "host"]  # or a profile could hide that a rule has started, which is searched for below
     command += ["--retries", str(retries)] if retries or not profile else []  # without a word, as the profile says
     if profile is None:
         command += ["--cores", str((jobs or 1) * threads)]
@@ -145,15 +143,8 @@ def _run_snakemake(
     log = out / "snakemake.log"
     with log.open("w") as file:
         # It inherits the lock: should this process be killed, the folder stays taken until Snakemake has ended, too.
-        child = start(command, file, pass_fds=(lock,))
-        with stopped_with(child, signal.SIGINT):
-            while True:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    child.wait(1)
-                look()
-                if child.returncode is not None:
-                    break
-    said = log.read_text(errors="replace")
-    if child.returncode and "rule run:" not in said:
-        last = said.strip().rpartition("\n")[2]
-        raise InputError(f"Snakemake ended with code {child.returncode} before any run ({last.strip()}); see {log}")
+        code = attend(command, file, update, pass_fds=(lock,))
+    output = log.read_text(errors="replace")
+    if code and "rule run:" not in output:
+        last = output.strip().rpartition("\n")[2]
+        raise InputError(f"Snakemake ended with code {code} before any run ({last.strip()}); see {log}")

@@ -6,6 +6,7 @@ started it, and its kernel with it, so no crash leaves a run that nobody watches
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -13,11 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from ktda.errors import InputError
-from ktda.files import now
+from ktda.files import lock_file, now
 from ktda.runs.record import handling, source_hash
-from ktda_lab.grid.plan import LOCK, PULSE, RUNS, Run, finished, read_plan, take_first
+from ktda_lab.grid.plan import HEARTBEAT, LOCK, RUNS, Run, finished, read_plan
 
 
 def execute(out: Path, run_id: str) -> None:
@@ -31,18 +33,16 @@ def execute(out: Path, run_id: str) -> None:
     plan, runs = read_plan(out)
     run = next(run for run in runs if run.id == run_id)
     os.chdir(plan["cwd"])
-    folder, held = out / RUNS, []
-    if plan["local"]:
-        threading.Thread(target=_end_with_starter, daemon=True).start()
+    folder = out / RUNS
     path = folder / f"{run.id}{LOCK}"
-    held.append(take_first([path])[1])
-    threading.Thread(target=_keep_fresh, args=(path,), daemon=True).start()
+    held = [_lock_first([path])[1]]  # until the process ends
+    threading.Thread(target=_watch, args=(path, 0 if plan["local"] else None), daemon=True).start()
     if finished(run, folder):  # a scheduler may start a job twice
         return
     if source_hash() != run.source_hash:  # its result would not be the planned run's
         raise InputError("the package's code has changed since the grid was started; start it again")
     if plan["gpus"]:  # of this machine; elsewhere the scheduler deals them out
-        position, lock = take_first([out / f".gpu{number}{LOCK}" for number in range(plan["gpus"])])
+        position, lock = _lock_first([out / f".gpu{number}{LOCK}" for number in range(plan["gpus"])])
         visible = [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n] or range(plan["gpus"])
         os.environ["CUDA_VISIBLE_DEVICES"] = str(visible[position])
         held.append(lock)
@@ -60,71 +60,82 @@ def execute(out: Path, run_id: str) -> None:
         raise NotebookFailed("the notebook ended, but its run is not the planned one: code or data have changed")
 
 
-def _keep_fresh(lock: Path) -> None:
-    """Show those whom the lock does not reach, on other machines, that its holder lives."""
-    with contextlib.suppress(OSError):
-        while True:
-            time.sleep(PULSE)
+def _lock_first(paths: Sequence[Path], seconds: float = 60) -> tuple[int, IO]:
+    """Lock the first free of several files and return its position; a process that is just ending is waited for.
+
+    Raises:
+        InputError: all are held for longer than that.
+    """
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for position, path in enumerate(paths):
+            if file := lock_file(path):
+                return position, file
+        time.sleep(0.1)
+    raise InputError(f"{paths[0]} is held by {paths[0].read_text()}; wait for it, or end it")
+
+
+def _watch(lock: Path, starter: int | None) -> None:
+    """Show with the lock that this process lives, and end it as SIGTERM would when its starter has ended.
+
+    Args:
+        lock: touched now and then, for those on other machines, whom it may not reach.
+        starter: file whose other side the starter holds, such as 0 for standard input; None to outlive it.
+    """
+    while True:
+        ready, _, _ = select.select([] if starter is None else [starter], [], [], HEARTBEAT)
+        if ready and not os.read(starter, 1024):
+            return signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        with contextlib.suppress(OSError):
             os.utime(lock)
 
 
-def _end_with_starter() -> None:
-    """Wait for the end of standard input, whose other side the grid holds; then end this process as SIGTERM would."""
-    while os.read(0, 1024):
-        pass
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
-
-
-def run_serially(out: Path, runs: Sequence[Run], retries: int, look: Callable[[], None]) -> None:
+def run_serially(out: Path, runs: Sequence[Run], retries: int, update: Callable[[], None]) -> None:
     """Run after run, each in its own process; a failure does not stop the rest.
 
     Args:
         out: folder of the grid, with its plan.
         runs: those to run.
         retries: further attempts at a failed run.
-        look: called after every attempt.
+        update: called every second.
     """
     for run in runs:
         for _ in range(1 + retries):
-            command, log = (
-                [sys.executable, "-m", "ktda_lab.grid.execute", str(out), run.id],
-                out / RUNS / f"{run.id}.log",
-            )
+            command = [sys.executable, "-m", "ktda_lab.grid.execute", str(out), run.id]
+            log = out / RUNS / f"{run.id}.log"
             with contextlib.suppress(OSError), log.open("a") as file:  # without a log the run is missing: a full disk
-                child = start(command, file)
-                with stopped_with(child):
-                    child.wait()
-            look()
+                attend(command, file, update)
             if finished(run, out / RUNS):
                 break
 
 
-def start(command: Sequence[str], log, **options) -> subprocess.Popen:
-    """A child that sees the end of its standard input when this process ends, and no signal of the terminal."""
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, **options)
-
-
-@contextlib.contextmanager
-def stopped_with(child: subprocess.Popen, number: int | None = None, seconds: float = 60):
-    """On leaving the block early, end the child and all that it started.
+def attend(command: Sequence[str], log, update: Callable[[], None], *, seconds: float = 60, **options) -> int:
+    """Exit code of a child; when this process ends earlier, by whatever signal, so do the child and all it started.
 
     Args:
-        child: of `start`.
-        number: signal to send besides.
+        command: the child, in a session of its own: no signal of the terminal reaches it. Its standard input ends with
+            this process.
+        log: file for its output.
+        update: called every second, and once when it has ended.
         seconds: that it may take to end, before it is killed.
+        **options: of `subprocess.Popen`.
     """
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True, **options)
     try:
-        yield
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(1)
+            update()
+            if child.returncode is not None:
+                return child.returncode
     except BaseException:
         with handling(signal.SIG_IGN, signal.SIGINT):  # a second ctrl-C changes nothing
-            if number:
-                child.send_signal(number)
+            child.send_signal(signal.SIGINT)  # Snakemake cancels the jobs of a cluster
             child.stdin.close()
             try:
                 child.wait(seconds)
             except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, signal.SIGKILL)
+                os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
         raise
     finally:

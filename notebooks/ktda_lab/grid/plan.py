@@ -13,15 +13,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ktda.errors import InputError
-from ktda.files import content_hash, file_sha256, lock_file, write_beside, write_json
+from ktda.files import content_hash, file_sha256, write_beside, write_json
 from ktda.runs.record import elapsed, source_hash, versions
 from ktda_lab.grid.table import Table
 
 PLAN, TABLE, LOCK, RUNS = "plan.json", "table.yaml", ".lock", "runs"
-PULSE, SILENCE = 60, 600  # seconds between touches of a held lock; after so many without one its holder is gone
+HEARTBEAT = 60  # seconds between two touches of a held lock
+STALE_AFTER = 600  # seconds without one, after which its holder is gone
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def state(run: Run, folder: Path) -> str:
     if not where:  # between making the file and locking it
         return "missing"
     # Locks may not reach from one machine of a cluster to another, but there the holder touches its file.
-    elsewhere = where[-1] != socket.gethostname() and time.time() - lock.stat().st_mtime < SILENCE
+    elsewhere = where[-1] != socket.gethostname() and time.time() - lock.stat().st_mtime < STALE_AFTER
     ended = _read(folder / f"{run.id}.manifest.json").get("status") != "running"
     return "running" if elsewhere and not ended else "failed"
 
@@ -162,21 +163,6 @@ def read_plan(out: Path) -> tuple[dict[str, Any], list[Run]]:
     """What `write_plan` wrote: options and runs."""
     plan = json.loads((out / PLAN).read_text(encoding="utf-8"))
     return plan, [Run(**run | {"overrides": tuple(run["overrides"])}) for run in plan.pop("runs")]
-
-
-def take_first(paths: Sequence[Path], seconds: float = 60) -> tuple[int, IO]:
-    """Lock the first free of several files and return its position; a process that is just ending is waited for.
-
-    Raises:
-        InputError: all are held for longer than that.
-    """
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        for position, path in enumerate(paths):
-            if file := lock_file(path):
-                return position, file
-        time.sleep(0.1)
-    raise InputError(f"{paths[0]} is held by {paths[0].read_text()}; wait for it, or end it")
 
 
 def _read(path: Path) -> dict[str, Any]:
