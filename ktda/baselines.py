@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktda.heads import DecodeHead
-from ktda.images import IMAGENET_MEAN, IMAGENET_STD, resize
+from ktda.images import IMAGENET_MEAN, IMAGENET_STD, per_level, resize
 from ktda.model import Outputs
 from ktda.neck import AUTHORS_SCALES, Neck
 from ktda.seeding import seeded
@@ -106,13 +106,11 @@ class TeacherSegmenter(nn.Module):
     ) -> None:
         super().__init__()
         self._teacher = [teacher]  # in a list: a teacher that is a module would not register either
-        width = neck_width or teacher.dim
+        widths = per_level(neck_width or teacher.dims, len(neck_scales))
         with seeded(seed, "neck"):
-            self.neck = Neck((teacher.dim,) * len(teacher.blocks), width, neck_scales)
+            self.neck = Neck(teacher.dims, widths, neck_scales)
         with seeded(seed, "decode_head"):
-            self.decode_head = DecodeHead(
-                (width,) * len(neck_scales), num_classes, decoder, decoder_channels, dropout
-            )
+            self.decode_head = DecodeHead(widths, num_classes, decoder, decoder_channels, dropout)
 
     def forward(
         self, images: Tensor, outputs: bool = False, second_pass: bool = False

@@ -5,6 +5,7 @@ weights. The teacher is in neither; only ``model=teacher`` needs it again, and n
 """
 
 import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -61,7 +62,8 @@ def describe(
     drop_path = config.student_drop_path
     values["encoder_options"] = {"drop_path_rate": drop_path} if drop_path else {}
     if teacher is not None:
-        values |= {"width": teacher.dim, "patch": teacher.patch}
+        _check_levels(config, teacher)
+        values |= {"width": _one_or_all(teacher.dims), "patch": _one_or_all(teacher.patches)}
     bands = len(normalisation["mean"]) if normalisation else 3
     if bands != 3:
         values["in_channels"] = bands
@@ -83,6 +85,22 @@ def describe(
     if normalisation:
         description["normalisation"] = normalisation
     return description
+
+
+def _check_levels(config: Config, teacher: Teacher) -> None:
+    """Refuse settings that want a teacher with one grid for all levels, if this one has several."""
+    if len(set(teacher.patches)) == 1:
+        return
+    what = f"teacher {teacher.name} has {', '.join(map(str, teacher.patches))} pixels per place"
+    if len(set(config.neck_scales)) > 1 and config.fam_path == "through":
+        raise InputError(f"{what}, a pyramid already; set neck_scales=1,1,1,1")
+    if config.distill_sum:
+        raise InputError(f"{what}; distill_sum=true wants one grid and one width")
+
+
+def _one_or_all(values: Sequence[int]) -> int | list[int]:
+    """One value where all levels share it."""
+    return values[0] if len(set(values)) == 1 else list(values)
 
 
 def build(

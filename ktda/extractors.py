@@ -8,28 +8,36 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from timm.layers import resample_abs_pos_embed
+from timm.layers import LayerNorm2d, resample_abs_pos_embed
 from torch import Tensor, nn
 
 from ktda.errors import InputError
 from ktda.images import patch_grid
 
 PROBE = 224  # side of the image on which a callable shows what it returns
+# What `PlainTransformer` reads off a model.
+_PLAIN = ("blocks", "patch_embed", "norm", "embed_dim", "num_prefix_tokens")
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Whether a timm model is a plain transformer of any image size, without convolutional stem."""
+    if not all(hasattr(model, attribute) for attribute in _PLAIN):
+        return False
+    embed = model.patch_embed
+    any_size = hasattr(embed, "grid_size") and getattr(model, "dynamic_img_size", False)
+    return any_size and not hasattr(embed, "backbone")
 
 
 class PlainTransformer:
     """A timm vision transformer: patches of one size, one width, a position embedding or none.
 
     Args:
-        model: with timm's attributes, see `ktda.weights.vision_transformer.check_plain`.
+        model: see `is_plain`.
         norm: "last" applies the final norm to the last map only (the authors' form), "all" to each.
         antialias: whether the position embedding is resampled with antialiasing.
     """
 
-    def __init__(self, name: str, model: nn.Module, norm: str, antialias: bool) -> None:
-        if not getattr(model, "dynamic_img_size", False):
-            cure = "make it with dynamic_img_size=True"
-            raise InputError(f"teacher {name} serves one image size; {cure}")
+    def __init__(self, model: nn.Module, norm: str, antialias: bool) -> None:
         self.model = model
         self.norm = norm
         self.antialias = antialias
@@ -99,6 +107,78 @@ class PlainTransformer:
             )  # (1, prefix + h * w, D)
             self._embeddings[grid] = nn.Parameter(table, requires_grad=False)
         return self._embeddings[grid]
+
+
+class Backbone:
+    """Any other timm model that gives maps: Swin, ConvNeXt, EfficientNet, hybrid transformers.
+
+    An image is padded with zeros at right and bottom to whole places of the coarsest stage, and
+    what lies beyond it is cut off each map: ceil(image / patch) places are left. Maps are the raw
+    outputs of the stages; the model's last LayerNorm, where it has one of that width, is applied
+    to the last map chosen, or to all. Stages, widths and patches are read off one small image.
+
+    Args:
+        model: with timm's ``forward_intermediates`` and ``feature_info``.
+        norm: "last" or "all".
+    """
+
+    def __init__(self, name: str, model: nn.Module, norm: str) -> None:
+        self.model = model
+        self.norm = norm
+        self.unit = max(int(stage["reduction"]) for stage in model.feature_info)
+        height, width = 2 * self.unit, 3 * self.unit
+        probe = next(model.parameters()).new_zeros(1, 3, height, width)
+        try:
+            with torch.no_grad():
+                maps = self._forward(probe, None)
+        except Exception as error:  # whatever a model of one size raises on another
+            reason = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+            cure = "choose one with dynamic_img_size=True, or a callable that resizes"
+            what = f"teacher {name} does not take images of any size ({reason})"
+            raise InputError(f"{what}; {cure}") from error
+        self.dims = tuple(m.shape[1] for m in maps)
+        self.patches = tuple(height // m.shape[2] for m in maps)
+        for m, patch in zip(maps, self.patches, strict=True):
+            if (m.shape[2] * patch, m.shape[3] * patch) != (height, width):
+                grid = f"{m.shape[2]}x{m.shape[3]} places for {height}x{width} pixels"
+                raise InputError(f"teacher {name} gives {grid}; expected a whole patch size")
+        if norm == "all" and len(set(self.dims)) > 1:
+            widths = ", ".join(map(str, self.dims))
+            raise InputError(f"teacher_norm=all, but teacher {name} has widths {widths}; use last")
+
+    def forget(self) -> None:
+        """Nothing is kept."""
+
+    def _forward(self, images: Tensor, blocks: list[int] | None) -> list[Tensor]:
+        """Maps (N, D_i, h_i, w_i) of some stages, or of all."""
+        return self.model.forward_intermediates(
+            images,
+            indices=blocks,
+            norm=False,
+            stop_early=True,
+            intermediates_only=True,
+        )
+
+    def __call__(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
+        """Normalised (N, 3, H, W) -> one (N, D_i, ceil(H / p_i), ceil(W / p_i)) per block."""
+        height, width = images.shape[-2:]
+        x = F.pad(images, (0, -width % self.unit, 0, -height % self.unit))
+        maps = self._forward(x, list(blocks))
+        last = len(maps) - 1
+        out = []
+        for i, (m, block) in enumerate(zip(maps, blocks, strict=True)):
+            if self.norm == "all" or i == last:
+                m = self._last_norm(m)
+            h, w = patch_grid(height, width, self.patches[block])
+            out.append(m[..., :h, :w].contiguous())
+        return out
+
+    def _last_norm(self, m: Tensor) -> Tensor:
+        norm = getattr(self.model, "norm", None)
+        by_channel = isinstance(norm, nn.LayerNorm) and not isinstance(norm, LayerNorm2d)
+        if not by_channel or tuple(norm.normalized_shape) != (m.shape[1],):
+            return m
+        return norm(m.movedim(1, -1)).movedim(-1, 1)  # (N, D, h, w) -> (N, h, w, D) and back
 
 
 class Function:

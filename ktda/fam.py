@@ -1,4 +1,4 @@
-"""Feature Alignment Module (FAM): student maps on the teacher's channels and patch grid.
+"""Feature Alignment Module (FAM): student maps on the teacher's channels and grid.
 
 Per level i a 1x1 convolution C_i -> D with bias (no norm, no activation), then bilinear resizing
 (align_corners False) to the teacher's grid; weights start truncated normal with std 0.02.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ktda.images import resize
+from ktda.images import per_level, resize
 
 
 class FeatureAlignment(nn.Module):
@@ -17,27 +17,36 @@ class FeatureAlignment(nn.Module):
 
     Args:
         in_channels: channels C_i of the student's levels, stride 4 first.
-        out_channels: the teacher's width D.
+        out_channels: the teacher's width D, or one per level.
     """
 
-    def __init__(self, in_channels: Sequence[int], out_channels: int) -> None:
+    def __init__(self, in_channels: Sequence[int], out_channels: int | Sequence[int]) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
+        widths = per_level(out_channels, len(in_channels))
+        projections = (nn.Conv2d(c, d, 1) for c, d in zip(in_channels, widths, strict=True))
+        self.projections = nn.ModuleList(projections)
         for projection in self.projections:
             nn.init.trunc_normal_(projection.weight, std=0.02)
             nn.init.zeros_(projection.bias)
 
-    def forward(self, maps: Sequence[Tensor], grid: tuple[int, int]) -> list[Tensor]:
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        grid: tuple[int, int] | Sequence[tuple[int, int]],
+    ) -> list[Tensor]:
         """Project and resize.
 
         Args:
             maps: student maps, level i of shape (N, C_i, H_i, W_i).
-            grid: (h, w) of the teacher, a function of the image, never of a stored embedding.
+            grid: (h, w) of the teacher, or one per level; a function of the image, never of a
+                stored embedding.
 
         Returns:
             One (N, D, h, w) map per level.
         """
-        return [align(p, x, grid) for p, x in zip(self.projections, maps, strict=True)]
+        grids = [grid] * len(maps) if isinstance(grid[0], int) else grid
+        levels = zip(self.projections, maps, grids, strict=True)
+        return [align(projection, x, size) for projection, x, size in levels]
 
 
 def align(projection: nn.Conv2d, x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -31,6 +31,14 @@ def model_input(model: nn.Module, images: Tensor) -> Tensor:
     return normalise(chosen, model.mean, model.std)
 
 
+def per_level(value: int | Sequence[int], levels: int) -> tuple[int, ...]:
+    """One value per level, from one for all or from one each."""
+    values = (value,) * levels if isinstance(value, int) else tuple(value)
+    if len(values) != levels:
+        raise ValueError(f"{values} for {levels} levels; give one value, or one per level")
+    return values
+
+
 def patch_grid(height: int, width: int, patch: int) -> tuple[int, int]:
     """The grid of an image padded at bottom and right: ``ceil(image / patch)``, 256 / 14 -> 19."""
     return -(-height // patch), -(-width // patch)

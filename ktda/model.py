@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ktda.fam import FeatureAlignment
 from ktda.fmm import FeatureModulation
 from ktda.heads import AuxiliaryHead, DecodeHead
-from ktda.images import IMAGENET_MEAN, IMAGENET_STD, patch_grid, resize
+from ktda.images import IMAGENET_MEAN, IMAGENET_STD, patch_grid, per_level, resize
 from ktda.neck import AUTHORS_SCALES, Neck
 from ktda.seeding import seeded
 from ktda.student import Student
@@ -45,8 +45,8 @@ class KTDA(nn.Module):
     Args:
         num_classes: classes K.
         encoder: SMP encoder name of the student.
-        width: the teacher's width D, channels of FAM, neck and FMM.
-        patch: the teacher's patch size in pixels; the FAM grid is ceil(image / patch).
+        width: the teacher's width D, channels of FAM, neck and FMM; or one per level.
+        patch: the teacher's pixels per place, or one per level; FAM's grid is ceil(image / patch).
         student_norm: LayerNorm on every student level.
         student_weights: "none", "imagenet", "source" or a file.
         encoder_options: further arguments of a ``tu-`` encoder.
@@ -75,8 +75,8 @@ class KTDA(nn.Module):
         num_classes: int,
         encoder: str = "tu-convnext_base",
         *,
-        width: int = 768,
-        patch: int = 14,
+        width: int | Sequence[int] = 768,
+        patch: int | Sequence[int] = 14,
         student_norm: bool = True,
         student_weights: str = "none",
         encoder_options: dict | None = None,
@@ -102,7 +102,6 @@ class KTDA(nn.Module):
             raise ValueError(f"auxiliary {auxiliary!r}; expected one of {expected}")
         if fam_path not in FAM_PATHS:
             raise ValueError(f"fam_path {fam_path!r}; expected one of {', '.join(FAM_PATHS)}")
-        self.patch = patch
         self.through = fam and fam_path == "through"
         # parts that no prediction needs: not in the weights that are kept for it
         self.training_only = ("fam",) if fam and not self.through else ()
@@ -116,17 +115,19 @@ class KTDA(nn.Module):
         self.fmm = None
         self.auxiliary_head = None
         channels = self.student.channels  # per level, from here to the heads
+        widths = per_level(width, len(channels))
+        self.patches = per_level(patch, len(channels))
         if fam:
             with seeded(seed, "fam"):
-                self.fam = FeatureAlignment(channels, width)
+                self.fam = FeatureAlignment(channels, widths)
         if self.through:
-            channels = (width,) * len(channels)
+            channels = widths
         read_channels = channels
         if neck_scales:
-            neck_width = neck_width or width
+            neck_widths = per_level(neck_width or widths, len(channels))
             with seeded(seed, "neck"):
-                self.neck = Neck(channels, neck_width, neck_scales)
-            channels = (neck_width,) * len(channels)
+                self.neck = Neck(channels, neck_widths, neck_scales)
+            channels = neck_widths
         if fmm != "none":
             with seeded(seed, "fmm"):
                 self.fmm = FeatureModulation(channels, fmm, fmm_depth, fmm_heads, fmm_hidden)
@@ -162,7 +163,7 @@ class KTDA(nn.Module):
         maps = self.student(images)
         aligned = None
         if self.fam is not None and (self.through or outputs):
-            aligned = self.fam(maps, patch_grid(*size, self.patch))
+            aligned = self.fam(maps, self.grids(*size))
         if not segment:
             return Outputs(None, aligned=aligned)
         if self.through:
@@ -187,7 +188,11 @@ class KTDA(nn.Module):
         maps = self.student(images)
         if self.fam is None:
             return maps
-        return self.fam(maps, patch_grid(*images.shape[-2:], self.patch))
+        return self.fam(maps, self.grids(*images.shape[-2:]))
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """The (h, w) of each level that FAM gives for an image."""
+        return [patch_grid(height, width, patch) for patch in self.patches]
 
     def modulate(self, maps: list[Tensor]) -> list[Tensor]:
         """Neck and FMM: FAM's maps, or the student's -> the pyramid that the decode head reads."""

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ktda.errors import InputError
+from ktda.images import per_level
 
 AUTHORS_SCALES = (4.0, 2.0, 1.0, 0.5)
 
@@ -19,14 +20,14 @@ class Neck(nn.Module):
 
     Args:
         in_channels: channels of each incoming level.
-        out_channels: channels D of each outgoing level.
+        out_channels: channels D of the outgoing levels, or one per level.
         scales: factor on height and width per level; sizes are floored (19 * 0.5 -> 9).
     """
 
     def __init__(
         self,
         in_channels: Sequence[int],
-        out_channels: int,
+        out_channels: int | Sequence[int],
         scales: Sequence[float] = AUTHORS_SCALES,
     ) -> None:
         super().__init__()
@@ -34,9 +35,10 @@ class Neck(nn.Module):
         if len(scales) != levels:
             raise ValueError(f"{len(scales)} neck scales for {levels} levels; give one per level")
         self.scales = tuple(float(s) for s in scales)
-        self.lateral = nn.ModuleList(nn.Conv2d(c, out_channels, 1) for c in in_channels)
-        smooth = (nn.Conv2d(out_channels, out_channels, 3, padding=1) for _ in self.scales)
-        self.smooth = nn.ModuleList(smooth)
+        widths = per_level(out_channels, levels)
+        lateral = (nn.Conv2d(c, d, 1) for c, d in zip(in_channels, widths, strict=True))
+        self.lateral = nn.ModuleList(lateral)
+        self.smooth = nn.ModuleList(nn.Conv2d(d, d, 3, padding=1) for d in widths)
         for convolution in (*self.lateral, *self.smooth):
             nn.init.xavier_uniform_(convolution.weight)
             nn.init.zeros_(convolution.bias)

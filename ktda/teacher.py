@@ -3,7 +3,7 @@
 It is held by training, never a submodule of the segmenter, so it cannot reach a checkpoint, an
 optimiser or ``model.train()``. The authors' teacher is DINOv2 ViT-B/14 (Oquab et al., TMLR 2024),
 blocks 2, 5, 8 and 11: raw residual streams but for the last, which passes the final norm; class
-(and register) tokens are dropped.
+(and register) tokens are dropped. How other kinds of backbone are read stands in `ktda.extractors`.
 """
 
 import itertools
@@ -15,14 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ktda.errors import InputError
-from ktda.extractors import Function, PlainTransformer
-from ktda.images import IMAGENET_MEAN, IMAGENET_STD, normalise
+from ktda.extractors import Backbone, Function, PlainTransformer, is_plain
+from ktda.images import IMAGENET_MEAN, IMAGENET_STD, normalise, patch_grid
 from ktda.weights.tensors import WeightsRecord
-from ktda.weights.vision_transformer import check_plain, load_vision_transformer
+from ktda.weights.vision_transformer import load_vision_transformer
 
 NORMS = ("last", "all")
 RESAMPLES = ("timm", "authors")
-_LEVELS = 4
+LEVELS = 4
 _AUTHORS_BLOCKS = {12: (2, 5, 8, 11), 24: (7, 11, 15, 23)}  # by depth
 
 
@@ -30,12 +30,13 @@ class Teacher:
     """A frozen feature extractor, called on RGB images in [0, 1].
 
     Args:
-        name: a timm vision transformer (``vit_base_patch14_dinov2.lvd142m``), a hub id
-            (``timm/...``), a local ``.safetensors`` file, "random" (a tiny seeded vision
-            transformer), a timm module, or a plain callable (N, 3, H, W) -> one map or a list of
-            maps (N, D, h, w).
-        blocks: 0-based blocks whose output is returned, rising; None takes the authors' four, or
-            the last block of each quarter for another depth (of a callable: all).
+        name: a timm model that gives features (``vit_base_patch14_dinov2.lvd142m``,
+            ``convnext_tiny.dinov3_lvd1689m``), a hub id (``timm/...``), a local ``.safetensors``
+            file, "random" (a tiny seeded vision transformer), a timm module, or a plain callable
+            (N, 3, H, W) -> one map or a list of maps (N, D, h, w).
+        blocks: 0-based blocks, or stages of a hierarchy, whose output is returned, rising. None
+            takes the authors' four, or the last block of each quarter for another depth; of a
+            hierarchy the last four stages, of a callable all its maps.
         pretrained: False starts a named model from `seed` instead of its weights.
         norm: "last" applies the final norm to the last map only (the authors' form), "all" to each.
         resample: how a position embedding is brought to another grid: "timm" (bicubic, antialiased)
@@ -43,7 +44,8 @@ class Teacher:
         seed: of random weights.
 
     Attributes:
-        dim, patch: width D, and pixels per place.
+        dims, patches: width D and pixels per place of each map; in a plain transformer all alike.
+        dim, patch: those of the last map.
         parameters: number of frozen parameters, 0 for a callable.
 
     Raises:
@@ -77,24 +79,33 @@ class Teacher:
         if self._module is not None:
             self._module.eval().requires_grad_(False)
         # A timm module is normalised for and read block by block, anything else is called as it is.
-        self._model = source if hasattr(source, "forward_intermediates") else None
+        is_timm = hasattr(source, "forward_intermediates") and hasattr(source, "feature_info")
+        self._model = source if is_timm else None
         if self._model is None:
             self._extract = Function(self.name, source)
         else:
-            check_plain(self.name, source)
-            self._extract = PlainTransformer(self.name, source, norm, resample == "timm")
+            if is_plain(source):
+                self._extract = PlainTransformer(source, norm, resample == "timm")
+            else:
+                self._extract = Backbone(self.name, source, norm)
             cfg = getattr(source, "pretrained_cfg", None) or {}
             self.mean = tuple(cfg.get("mean", IMAGENET_MEAN))
             self.std = tuple(cfg.get("std", IMAGENET_STD))
         self.blocks = self._choose(blocks)
-        self.dim: int = self._extract.dims[self.blocks[-1]]
-        self.patch: int = self._extract.patches[self.blocks[-1]]
+        self.dims = tuple(self._extract.dims[b] for b in self.blocks)
+        self.patches = tuple(self._extract.patches[b] for b in self.blocks)
+        self.dim: int = self.dims[-1]
+        self.patch: int = self.patches[-1]
 
     def _choose(self, blocks: Sequence[int] | None) -> tuple[int, ...]:
         """The blocks asked for, or the default ones."""
         count = len(self._extract.dims)
         if blocks is None:
-            return tuple(range(count)) if self._model is None else default_blocks(count)
+            if self._model is None:
+                return tuple(range(count))
+            if len(set(self._extract.patches)) > 1 and count >= LEVELS:
+                return tuple(range(count - LEVELS, count))
+            return default_blocks(count)
         blocks = tuple(blocks)
         known = all(0 <= b < count for b in blocks)
         # A backbone is read from front to back; the maps of a callable may come in any order.
@@ -112,7 +123,7 @@ class Teacher:
             images: RGB in [0, 1], (N, 3, H, W), any size; the result is on the images' device.
 
         Returns:
-            One (N, D, ceil(H / patch), ceil(W / patch)) map per block.
+            One (N, D, h, w) map per block, of the sizes that `grids` tells.
         """
         if self._module is not None:
             weight = next(self._module.parameters(), images)
@@ -123,6 +134,10 @@ class Teacher:
         if self._model is not None:
             images = normalise(images, self.mean, self.std)
         return self._extract(images, self.blocks)
+
+    def grids(self, height: int, width: int) -> list[tuple[int, int]]:
+        """The (h, w) of each map for an image: ``ceil(image / patch)``."""
+        return [patch_grid(height, width, patch) for patch in self.patches]
 
     def to(self, device: torch.device | str) -> "Teacher":
         """Move the weights; a call moves them to its images by itself."""
@@ -138,13 +153,14 @@ class Teacher:
         return 0 if self._model is None else sum(p.numel() for p in self._model.parameters())
 
     def __repr__(self) -> str:
-        return f"Teacher({self.name}, blocks={self.blocks}, dim={self.dim}, patch={self.patch})"
+        levels = f"blocks={self.blocks}, dims={self.dims}, patches={self.patches}"
+        return f"Teacher({self.name}, {levels})"
 
 
 def default_blocks(depth: int) -> tuple[int, ...]:
     """The authors' blocks for depth 12 and 24, else the last of each quarter (6 -> 1, 2, 4, 5)."""
-    if depth < _LEVELS:
-        what = f"a teacher of {depth} blocks cannot give {_LEVELS} maps"
+    if depth < LEVELS:
+        what = f"a teacher of {depth} blocks cannot give {LEVELS} maps"
         raise InputError(f"{what}; choose its blocks by hand")
-    quarters = (math.ceil(depth * k / _LEVELS) - 1 for k in range(1, _LEVELS + 1))
+    quarters = (math.ceil(depth * k / LEVELS) - 1 for k in range(1, LEVELS + 1))
     return _AUTHORS_BLOCKS.get(depth, tuple(quarters))

@@ -43,6 +43,12 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple, list[tuple]]] = {
         shapes((8, 8, 16, 16), STRIDES),
     ),
     "fam": (partial(FeatureAlignment, WIDTHS, 10), (levels(), (6, 5)), shapes((10,) * 4, ((6, 5),) * 4)),
+    "fam of a hierarchy": (
+        partial(FeatureAlignment, WIDTHS, (10, 6, 4, 8)),
+        (levels(), GRIDS),
+        shapes((10, 6, 4, 8), GRIDS),
+    ),
+    "neck of a hierarchy": (partial(Neck, WIDTHS, WIDTHS, (1,) * 4), (levels(),), shapes(WIDTHS, GRIDS)),
     "neck": (
         partial(Neck, WIDTHS, 6, (2, 1, 0.5, 0.25)),
         (levels(grids=((13, 7),) * 4),),
@@ -126,6 +132,7 @@ REFUSED: dict[str, tuple[Callable, type[Exception], str]] = {
     ),
     "options": (partial(Student, "tu-convnext_atto", options={"colour": 1}), InputError, "refused its options"),
     "levels of fam": (lambda: FeatureAlignment(WIDTHS, 6)(levels()[:3], (4, 4)), ValueError, "zip"),
+    "widths of fam": (partial(FeatureAlignment, WIDTHS, (6, 6)), ValueError, "one value, or one per level"),
     "neck scales": (partial(Neck, WIDTHS, 3, (2, 1, 0.5)), ValueError, "3 neck scales for 4 levels"),
     "neck on a small grid": (
         lambda: Neck((2,), 3, (0.25,))([torch.zeros(1, 2, 3, 3)]),

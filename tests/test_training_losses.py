@@ -152,6 +152,8 @@ def plain_losses(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> di
         ({"temperature": 4.0}, {"loss_distillation": None}),
         ({"distill_levels": (3,)}, {"loss_distillation": None}),
         ({"distill_sum": True}, {"loss_distillation": None}),
+        ({"distillation": "cosine"}, {"loss_distillation": None}),
+        ({"distillation": "relational"}, {"loss_distillation": None}),
         ({"teacher_images": "other"}, {"loss_distillation": None}),
         ({"teacher_norm": "all"}, {"loss_distillation": None}),
         ({"learning_rate": 0.1}, {}),

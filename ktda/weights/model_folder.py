@@ -35,6 +35,7 @@ RANGES = {
     "in_channels": (1, 1000),
 }
 _NORMALISATION = ("mean", "std", "input", "bands", "of", "names", "stretch")
+PER_LEVEL = ("width", "patch")  # or four of them
 _TEACHER = ("name", "blocks", "pretrained", "norm", "resample", "seed")
 # Options of timm's constructors that shape a network, all of them plain values.
 OPTIONS = {
@@ -122,7 +123,9 @@ def _check_arguments(model: str, arguments: dict[str, Any], constructor: Callabl
             raise InputError(f"{where}: {apart} is no argument of a trained model")
     for name, (low, high) in RANGES.items():
         value = arguments.get(name, low)
-        if type(value) is not int or not low <= value <= high:
+        per_level = name in PER_LEVEL and isinstance(value, list) and len(value) == 4
+        whole = (type(v) is int and low <= v <= high for v in (value if per_level else [value]))
+        if not all(whole):
             expected = f"a whole number from {low} to {high}"
             raise InputError(f"{where}: {name} is {str(value)[:80]}, expected {expected}")
     check_options(options, f"{where}: encoder_options")

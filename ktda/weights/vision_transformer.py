@@ -1,4 +1,4 @@
-"""A timm vision transformer by name, hub id or file, with its weights and their provenance."""
+"""A timm backbone, most often a vision transformer, by name, hub id or file, with its weights and their provenance."""
 
 import difflib
 import functools
@@ -27,13 +27,12 @@ TINY = {"img_size": 128, "patch_size": 8, "embed_dim": 192, "depth": 6, "num_hea
 TINY |= {"num_classes": 0}
 DEMO = Path(__file__).parent / "demo_teacher.safetensors"  # see the model card beside it
 METADATA_KEY = "ktda_teacher"  # header of our own files: json with vision_transformer, mean, std
-_NEEDED = ("forward_intermediates", "blocks", "patch_embed", "norm", "embed_dim")
-_NEEDED += ("num_prefix_tokens",)
+# How timm's models are told to take images of any size: transformers, Swin, and the rest.
+_ANY_SIZE = ({"dynamic_img_size": True}, {"strict_img_size": False}, {})
+_CLASSIFIERS = ("head.", "classifier.", "fc.", "mask_token")  # what a teacher leaves in its file
 
 
-def load_vision_transformer(
-    name: str, pretrained: bool = True, seed: int = 0
-) -> tuple[nn.Module, WeightsRecord]:
+def load_vision_transformer(name: str, pretrained: bool = True, seed: int = 0) -> tuple[nn.Module, WeightsRecord]:
     """The model of `ktda.teacher.Teacher`'s `name`, and where its weights came from.
 
     Arguments and errors as there. A model is described by our own metadata, by timm's
@@ -57,9 +56,7 @@ def load_vision_transformer(
             model = _from_description(repo or name, description)
         return model, WeightsRecord(f"seed {seed}", kind="random")
     if is_file:
-        return _from_file(path, description), WeightsRecord(
-            path.name, file_sha256(path), kind="file"
-        )
+        return _from_file(path, description), WeightsRecord(path.name, file_sha256(path), kind="file")
     if repo:
         path = hub_file(repo)
         licence = (description.get("pretrained_cfg") or {}).get("license")
@@ -77,7 +74,7 @@ def _check_name(name: str) -> None:
     """Raise `InputError` with near names unless timm knows the model and its tag."""
     plain = name.split(".")[0]
     if not timm.is_model(plain):
-        near = difflib.get_close_matches(plain, timm.list_models("*vit*"))
+        near = difflib.get_close_matches(plain, timm.list_models())
         hint = f"; near names: {', '.join(near)}" if near else ""
         what = "not a timm model, a hub id, a file, or 'random'"
         raise InputError(f"unknown teacher {name!r}: {what}{hint}")
@@ -89,20 +86,16 @@ def _check_name(name: str) -> None:
 
 
 def _create(name: str, **arguments) -> nn.Module:
-    try:
-        model = timm.create_model(name, num_classes=0, dynamic_img_size=True, **arguments)
-    except TypeError:  # the architecture knows no size but its own
-        model = None
-    check_plain(name, model)
-    return model
-
-
-def check_plain(name: str, model: nn.Module | None) -> None:
-    """Raise `InputError` unless the model has what `Teacher` reads off timm's plain ones."""
-    lacks = any(not hasattr(model, attribute) for attribute in _NEEDED)
-    if lacks or not hasattr(model.patch_embed, "grid_size"):
-        what = "is not a plain vision transformer (one grid of any size, one width)"
-        raise InputError(f"teacher {name!r} {what}")
+    for size in _ANY_SIZE:
+        try:
+            model = timm.create_model(name, num_classes=0, **size, **arguments)
+        except TypeError as error:  # the architecture does not know this argument
+            refusal = error
+            continue
+        if hasattr(model, "forward_intermediates") and hasattr(model, "feature_info"):
+            return model
+        raise InputError(f"teacher {name!r} gives no maps of features, as timm has it")
+    raise InputError(f"timm could not make teacher {name!r}: {refusal}")
 
 
 def _describe(path: Path) -> dict:
@@ -147,7 +140,8 @@ def _from_description(name: str, description: dict) -> nn.Module:
 def _from_file(path: Path, description: dict) -> nn.Module:
     model = _from_description(str(path), description)
     tensors = read_tensors(path)
-    tensors = {k: v for k, v in tensors.items() if not k.startswith("head.") and k != "mask_token"}
+    own = model.state_dict()
+    tensors = {k: v for k, v in tensors.items() if k in own or not k.startswith(_CLASSIFIERS)}
     what = description.get("architecture", "its own description")
     load_strict(model, tensors, f"{path} does not fit {what}")
     return model
