@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ktda.errors import InputError
 from ktda.importing.labels import Labels, MaskValues, decide, read_labels
 from ktda.importing.pairing import find_pairs
-from ktda.importing.raster import Raster, Unfit, Window, open_raster
+from ktda.importing.raster import Raster, Unfit, Window, check_whole, open_raster
 from ktda.importing.splits import Tile, draw_splits, keep_splits, scene_of, scene_pattern
 
 
@@ -91,6 +91,8 @@ def make_plan(wishes: Wishes) -> Plan:
     images, sizes, channels = Counter(), Counter(), Counter()
     for pair in tqdm(pairs, desc="reading masks", disable=None, leave=False):
         try:
+            check_whole(pair.image)
+            check_whole(pair.mask)
             with open_raster(pair.image) as image, open_raster(pair.mask) as mask:
                 _check_fit(image, mask)
                 windows = list(cut(*image.size, wishes))
@@ -130,6 +132,8 @@ def make_plan(wishes: Wishes) -> Plan:
     notes = [f"{len(looks)} pairs; images of {', '.join(images)}, {most} px; masks of {labels.note}; splits {how}"]
     if how.endswith("by image"):
         notes.append("each image counts as a scene of its own; if it is not, name the scenes with --scene")
+    if max(channels) > 3:
+        notes.append("the first three bands are red, green and blue for a teacher; --bands puts them in order")
     trained = sum((tile.counts for tile in splits.get("train", [])), np.zeros(256, np.int64))
     absent = [name for name, pixels in zip(labels.classes, trained, strict=False) if not pixels]
     notes += [f"warning: train has no pixel of {', '.join(absent)}"] * bool(absent)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from ktda.errors import InputError
 
@@ -65,7 +66,23 @@ class Raster:
 
 
 def _unreadable(path: Path, error: Exception) -> Unfit:
-    return Unfit(f"{path} cannot be read ({' '.join(str(error).split())})")
+    reason = " ".join(str(error.__cause__ or error).split())
+    return Unfit(f"{path} cannot be read ({reason}); mend it, or take it out")
+
+
+def check_whole(path: Path) -> None:
+    """Raise Unfit for a PNG or JPEG that breaks off, whose missing rows GDAL would make up."""
+    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        return
+    try:
+        with Image.open(path) as image:
+            if image.format == "JPEG":
+                image.draft("RGB", (1, 1))  # read to its end, decoded as small as can be
+                image.load()
+            else:
+                image.verify()
+    except Exception as error:  # on damaged files Pillow raises whatever its parsers raise
+        raise _unreadable(path, error) from error
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ def write(plan: Plan, out: Path, command: str) -> None:
                         painted = _write_mask(root / "ann_dir" / split / f"{tile.name}.png", indices, plan)
                         if tile.name in some:
                             shown[split].append((tile.name, picture, painted))
-        text = yaml.safe_dump(_spec(plan, ends, command), sort_keys=False, allow_unicode=True, width=110)
+        text = yaml.safe_dump(_spec(plan, ends, command), sort_keys=False, default_flow_style=None, allow_unicode=True)
         (root / FILE).write_text(text, encoding="utf-8")
         (root / "import.html").write_text(page(plan, out.name, text, shown), encoding="utf-8")
         root.rename(out)
