@@ -24,6 +24,7 @@ from ktda.data.protocol import Splits
 from ktda.data.stream import BatchStream, collate
 from ktda.data.tiles import Tiles
 from ktda.data.transforms import Augment
+from ktda.data.unlabelled import Unlabelled
 from ktda.objective import Objective
 from ktda.optimisation import freeze, learning_rate, parameter_groups
 from ktda.runs.progress import Progress
@@ -46,14 +47,16 @@ class Trainer:
         tile_set: TileSet,
         splits: Splits,
         out: Path,
+        unlabelled: Unlabelled | None = None,
     ) -> None:
         self.accelerator = accelerator
         self.config = config
         self.ignore_index = tile_set.ignore_index
         self.targets = None
         if config.distils:
-            # without crop and distortion the same pixels come again, and so do the teacher's maps
-            again = not (config.crop or config.photometric) and accelerator.device.type == "cpu"
+            # without cuts and distortion the same pixels come again, and so do the teacher's maps
+            changed = config.crop or config.photometric or unlabelled
+            again = not changed and accelerator.device.type == "cpu"
             seen = teacher_bands(tile_set)
             self.targets = Targets(teacher, config.standardise, config.teacher_images, again, seen)
         self.frozen = freeze(model, config)
@@ -67,7 +70,7 @@ class Trainer:
         self.labelled = len(splits.train)
         pairs = splits.train + (splits.unlabelled if config.unlabelled else [])
         cache = len(pairs) <= CACHED_TILES
-        self.tiles = Tiles(tile_set, pairs, augment, config.seed, cache, self.labelled)
+        self.tiles = Tiles(tile_set, pairs, augment, config.seed, cache, self.labelled, unlabelled)
         bare = accelerator.unwrap_model(self.model)
         self.progress = Progress(accelerator, config, bare, self.optimiser, tile_set, splits, out)
         self.stream()  # refuses too few tiles before anything is written

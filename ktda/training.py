@@ -4,6 +4,7 @@ The loop itself is `ktda.loop`.
 """
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +13,10 @@ from accelerate.state import AcceleratorState, GradientState
 
 from ktda.build import build, describe, make_teacher, save_config
 from ktda.config import Config
+from ktda.data.bands import describe_bands
 from ktda.data.folder import TileSet, open_data
 from ktda.data.protocol import Splits, choose_splits
+from ktda.data.unlabelled import Unlabelled, find_images, folder_images, smallest_tile
 from ktda.errors import InputError
 from ktda.loop import Trainer
 from ktda.runs.checkpoint import has_checkpoint
@@ -25,14 +28,22 @@ from ktda.runs.folder import (
     start_manifest,
 )
 from ktda.runs.record import ended_by
-from ktda.warm_start import initialise
+from ktda.warm_start import count_parts, initialise
 
 
 @in_one_process
 def train(
-    data: str, config: Config, out: Path | str, resume: bool = False, init: str | None = None
+    data: str,
+    config: Config,
+    out: Path | str,
+    resume: bool = False,
+    init: str | None = None,
+    init_part: str = "all",
+    unlabelled: Sequence[str] = (),
 ) -> dict:
     """Train, keep the weights that score best on the selection tiles, and report once.
+
+    With ``segmentation_weight=0`` there is nothing to score: the last weights are kept.
 
     Args:
         data: name or folder of the data set.
@@ -40,6 +51,9 @@ def train(
         out: run folder; see "What a run leaves" in README.md.
         resume: go on from the folder's checkpoint; a finished run is left as it is.
         init: run folder or checkpoint to start the weights from.
+        init_part: "all" or "encoder", see `ktda.warm_start.initialise`.
+        unlabelled: folders, lists and files of images without masks, besides those of the data
+            set; of all, ``config.unlabelled`` a batch.
 
     Returns:
         The content of ``metrics.json``.
@@ -53,16 +67,26 @@ def train(
     before = earlier_manifest(out)
     tile_set = open_data(data)
     splits = _choose(tile_set, config)
+    images, about_images = _find_unlabelled(tile_set, splits, config, unlabelled, before)
 
     accelerator = _accelerator(config)
     teacher = make_teacher(config) if config.model in ("ktda", "teacher") else None
-    description = describe(config, tile_set.num_classes, teacher)
+    # the frozen teacher with a decoder sees what a teacher sees
+    bands = tile_set.rgb or () if config.model == "teacher" else config.bands
+    normalisation = describe_bands(tile_set, splits.train, bands)
+    description = describe(config, tile_set.num_classes, teacher, normalisation)
     model = build(description, teacher, config.student_weights)
-    init = init or before.get("init")
-    fresh = before.get("left_fresh", [])
-    if init and not has_checkpoint(out):  # which holds weights that went on from there
-        fresh = initialise(model, init)
-    trainer = Trainer(accelerator, config, model, teacher, tile_set, splits, out)
+    start = {key: before.get(key) for key in ("init", "init_part", "init_tensors", "left_fresh")}
+    if init and not before:
+        start |= {"init": init, "init_part": init_part}
+    elif init and init_part != (start["init_part"] or "all"):
+        raise InputError(f"{out} was started with --init-part {start['init_part']}; resume so")
+    if start["init"] and not has_checkpoint(out):  # which holds weights that went on from there
+        fresh = initialise(model, start["init"], start["init_part"] or "all")
+        start["init_tensors"] = count_parts(model, fresh)
+        start["left_fresh"] = [] if start["init_part"] == "encoder" else fresh
+    start["left_fresh"] = start["left_fresh"] or []
+    trainer = Trainer(accelerator, config, model, teacher, tile_set, splits, out, images)
 
     manifest = None
     if accelerator.is_main_process:
@@ -77,8 +101,8 @@ def train(
             teacher,
             accelerator.device,
             processes=accelerator.num_processes,
-            init=init,
-            left_fresh=fresh,
+            unlabelled=about_images,
+            **start,
         )
         save_config(out, description, tile_set.classes, tile_set.palette, tile_set.ignore_index)
     try:
@@ -99,6 +123,9 @@ def _choose(tile_set: TileSet, config: Config) -> Splits:
     weights = len(config.class_weights)
     if weights and weights != tile_set.num_classes:
         raise InputError(f"{weights} class_weights for {tile_set.num_classes} classes")
+    if config.photometric and tile_set.num_bands != 3:
+        found = f"photometric distortion is defined for RGB, not for {tile_set.num_bands} bands"
+        raise InputError(f"{found}; set photometric=false")
     return choose_splits(
         tile_set,
         config.protocol,
@@ -108,6 +135,34 @@ def _choose(tile_set: TileSet, config: Config) -> Splits:
         seed=config.seed,
         class_tiles=config.class_tiles,
     )
+
+
+def _find_unlabelled(
+    tile_set: TileSet,
+    splits: Splits,
+    config: Config,
+    sources: Sequence[str],
+    before: dict,
+) -> tuple[Unlabelled | None, dict | None]:
+    """The images without masks, and what the manifest says of them.
+
+    Raises:
+        InputError: none are asked for, or they are not those that the run was started with.
+    """
+    if sources and not config.unlabelled:
+        raise InputError("--unlabelled is given, but unlabelled=0 tiles a batch; set unlabelled")
+    earlier = before.get("unlabelled") or {}
+    sources = list(sources) or earlier.get("sources", [])
+    paths = folder_images(tile_set) + find_images(sources) if config.unlabelled else []
+    if not paths:
+        return None, None
+    size = (config.crop, config.crop) if config.crop else smallest_tile(tile_set, splits.train)
+    images = Unlabelled(tile_set, paths, size, config.seed)
+    about = images.describe(sources)
+    if before and about["hash"] != earlier.get("hash"):
+        cure = "resume with the same, or choose another --out"
+        raise InputError(f"the run was started with other unlabelled images; {cure}")
+    return images, about
 
 
 def _accelerator(config: Config) -> Accelerator:

@@ -68,6 +68,13 @@ def train(
     init: Annotated[
         str | None, typer.Option(help="Start from the weights of a run folder or checkpoint (the authors' .pth too).")
     ] = None,
+    init_part: Annotated[
+        str, typer.Option(help="What to take of them: all, or encoder (the rest may be of another kind).")
+    ] = "all",
+    unlabelled: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="Images without masks: a folder, a .txt list or a file; may be repeated."),
+    ] = None,
 ) -> None:
     """Train on DATA, keep the weights that score best on the selection tiles, and evaluate them."""
     from ktda.config import make_config
@@ -79,22 +86,35 @@ def train(
     from ktda.training import train as run
 
     out = out or Path("runs") / f"{Path(data).name}-{preset}-seed{config.seed}"
-    metrics = run(data, config, out, resume, init)
+    metrics = run(data, config, out, resume, init, init_part, unlabelled or ())
     manifest = read_json(out / "manifest.json")
     for note in manifest["data"]["notes"]:
         typer.echo(f"note: {note}")
-    if manifest["left_fresh"]:
-        names = ", ".join(manifest["left_fresh"])
-        typer.echo(f"started anew, for another number of classes than in {manifest['init']}: {names}")
-    typer.echo(_summary(metrics, out))
+    for part, count in (manifest.get("init_tensors") or {}).items():
+        typer.echo(f"{part}: {count['taken']} tensors of {manifest['init']}, {count['anew']} started anew")
+    if config.segmentation_weight:
+        typer.echo(_summary(metrics, out))
+    else:
+        typer.echo(f"distilled alone, nothing to score; go on with: --init {out} --init-part encoder")
     typer.echo(f"run folder: {out}")
-    if can_draw():
+    if can_draw() and config.segmentation_weight:
         from ktda_lab.run_pictures import draw_run
 
         typer.echo(f"pictures: {draw_run(out)[0].parent}")
 
 
 app.command()(settings)
+
+
+@app.command()
+def export_encoder(
+    run: Annotated[Path, typer.Argument(help="Run folder of ktda train.")],
+    out: Annotated[Path, typer.Option(help="Weights to write, such as encoder.safetensors.")],
+) -> None:
+    """Save the student's encoder of a RUN as plain weights, for timm, SMP or --set student_weights=FILE."""
+    from ktda.warm_start import export_encoder as export
+
+    typer.echo(f"{out}: weights of {export(run, out)}")
 
 
 @app.command()

@@ -74,7 +74,7 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
         if unlabelled > extra:
             raise InputError(
                 f"unlabelled={unlabelled}, but {extra} training tiles are left out; "
-                "set tiles or scenes"
+                "set tiles or scenes, or give images by --unlabelled"
             )
 
     def __len__(self) -> int:

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from ktda.data.folder import Pair, TileSet
 from ktda.data.transforms import Augment
+from ktda.data.unlabelled import Unlabelled
 from ktda.seeding import generator
 
 
@@ -29,6 +30,7 @@ class Tiles(Dataset):
         cache: Keep decoded tiles in memory: about 4 bytes per pixel, per process.
         labelled: Of how many pairs, from the first on, the labels are read (None: all); the masks
             of the others hold nothing but the ignored label.
+        unlabelled: Images without masks, whose cuts follow the pairs.
     """
 
     tile_set: TileSet
@@ -37,25 +39,30 @@ class Tiles(Dataset):
     seed: int = 0
     cache: bool = False
     labelled: int | None = None
+    unlabelled: Unlabelled | None = None
     decoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(
         default_factory=dict, init=False, repr=False
     )
 
     def __len__(self) -> int:
-        return len(self.pairs)
+        return len(self.pairs) + (len(self.unlabelled) if self.unlabelled else 0)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """One tile.
 
         Returns:
             ``image`` (bands, H, W) float32 in [0, 1], ``mask`` (H, W) int64, ``index`` the position
-            in ``pairs``.
+            in ``pairs`` and behind.
 
         Raises:
             InputError: The tile cannot be read, or holds a label outside the classes.
         """
         epoch, index = key if isinstance(key, tuple) else (None, key)
-        image, mask = self._decode(index)
+        if self.unlabelled is None or index < len(self.pairs):
+            image, mask = self._decode(index)
+        else:
+            image = self.unlabelled.read(epoch or 0, index - len(self.pairs))
+            mask = torch.full(image.shape[1:], self.tile_set.ignore_index, dtype=torch.uint8)
         if self.augment is not None and epoch is not None:
             image, mask = self.augment(image, mask, generator(self.seed, "augment", epoch, index))
         return {

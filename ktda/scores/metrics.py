@@ -85,7 +85,7 @@ def scores(matrix: Tensor) -> dict:
         "f1": _numbers(class_f1(matrix)),
         "precision": _numbers(precision),
         "recall": _numbers(recall),
-        "miou_all": _number(iou.nan_to_num(0.0).mean()),
+        "miou_all": _number(iou.nan_to_num(0.0).mean() if matrix.any() else iou.mean()),
         "mean_f1": _number(mean_f1(matrix)),
         "mean_f1_mmseg": _number(f1_mmseg.nanmean()),
         "mean_precision": _number(precision.nanmean()),
