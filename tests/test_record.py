@@ -19,7 +19,9 @@ from ktda.build import load_model
 from ktda.errors import InputError
 from ktda.files import now, write_json
 from ktda.runs import record
+from ktda.runs.checkpoint import PREVIOUS
 from ktda.runs.folder import check_folder, check_place, earlier_manifest, read_metrics
+from ktda.runs.progress import Progress
 from ktda.runs.record import Manifest, ended_by, source_hash, versions
 from ktda.training import train
 
@@ -222,16 +224,24 @@ def test_one_run_one_process(tiny_set: Path, tmp_path: Path) -> None:
     assert not (out / ".lock").exists()
 
 
-def test_training_goes_on_from_the_checkpoint_before(tiny_set: Path, tmp_path: Path) -> None:
-    """To the same bits as without the damage."""
-    config = tiny(steps=6, checkpoint_steps=1)
+def raise_interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_training_goes_on_from_the_checkpoint_before(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the same bits as without the damage; a finished run needs only one."""
+    config, out = tiny(steps=6, checkpoint_steps=1), tmp_path / "damaged"
     train(str(tiny_set), config, tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole", tmp_path / "damaged")
-    out = tmp_path / "damaged"
+    assert not (tmp_path / "whole" / PREVIOUS).exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "report", raise_interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(str(tiny_set), config, out)
     content = bytearray((out / "checkpoint.safetensors").read_bytes())
     content[-1] ^= 1
     (out / "checkpoint.safetensors").write_bytes(content)
-    write_json(out / "manifest.json", earlier_manifest(out) | {"status": "failed"})
     with pytest.warns(UserWarning, match=r"going on from checkpoint\.previous\.safetensors"):
         train(str(tiny_set), config, out, resume=True)
     assert results_of(out) == results_of(tmp_path / "whole")

@@ -21,7 +21,7 @@ from ktda.data.protocol import Splits
 from ktda.errors import InputError
 from ktda.files import write_beside, write_json
 from ktda.optimisation import learning_rate
-from ktda.runs.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
+from ktda.runs.checkpoint import PREVIOUS, has_checkpoint, load_checkpoint, save_checkpoint
 from ktda.scores.evaluate import confusions, save_confusions
 from ktda.scores.metrics import scores
 from ktda.weights.tensors import read_tensors, save_tensors
@@ -149,6 +149,7 @@ class Progress:
             stems = {name: [pair.stem for pair in pairs] for name, pairs in splits.items()}
             save_confusions(self.out / "confusions.npz", matrices, stems)
             write_json(self.out / "metrics.json", metrics)
+            (self.out / PREVIOUS).unlink(missing_ok=True)  # nothing goes on from here
         return metrics
 
     def save(self) -> None:
