@@ -19,7 +19,7 @@ $(STAMP): requirements.lock pyproject.toml
 	VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-report: setup  ## run the notebooks in order and write reports/index.html
+report: setup  ## run the notebooks in order, only what changed, into a book: reports/index.html
 	$(BIN)/ktda report
 
 publish: setup  ## run them at preset demo, on simulated data only, and copy the report to reports/published/report
@@ -54,4 +54,4 @@ lock: setup  ## resolve requirements.lock anew from pyproject.toml
 		--all-extras -o requirements.lock pyproject.toml
 
 clean:  ## remove what report and tests built (keeps .venv and data)
-	rm -rf reports/build reports/index.html reports/screenshots reports/*.ipynb reports/*.manifest.json .pytest_cache .ruff_cache
+	rm -rf reports/build reports/book reports/index.html reports/screenshots reports/*.ipynb reports/*.manifest.json .pytest_cache .ruff_cache
