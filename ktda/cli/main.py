@@ -15,6 +15,7 @@ from ktda_lab.commands.show import can_draw, show
 
 import ktda
 from ktda.cli import data as data_commands
+from ktda.cli.predict import predict
 from ktda.cli.settings import settings
 from ktda.errors import InputError
 from ktda.files import read_json, write_json
@@ -32,6 +33,7 @@ app.command()(status)
 app.command(cls=NotebookCommand)(notebook)
 app.command()(report)
 app.command()(show)
+app.command()(predict)
 
 
 def _version(wanted: bool) -> None:

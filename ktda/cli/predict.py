@@ -1,0 +1,60 @@
+"""``ktda predict``: maps of scenes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ktda.errors import InputError
+
+
+def predict(
+    model: Annotated[Path, typer.Argument(help="Run folder of ktda train.")],
+    inputs: Annotated[list[Path], typer.Argument(help="Rasters or images of any size, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="Folder of the maps; each takes its scene's name.")],
+    tile: Annotated[int, typer.Option(help="Side of a tile in pixels, a multiple of 32.")] = 256,
+    overlap: Annotated[float, typer.Option(help="Share of a tile that the next one covers too.")] = 0.25,
+    bands: Annotated[
+        str | None, typer.Option(help="Bands to read, counted from 1, such as 4,3,2.", show_default=False)
+    ] = None,
+    stretch: Annotated[
+        str | None,
+        typer.Option(help="fixed (as training recorded; the default), percentile or per-tile.", show_default=False),
+    ] = None,
+    nodata: Annotated[
+        str | None, typer.Option(help="Value of fill, or none; by default the file says.", show_default=False)
+    ] = None,
+    confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence, in percent.")] = False,
+) -> None:
+    """Write a georeferenced map of each scene; what was interrupted goes on, what cannot fit is said first."""
+    options = {"tile": tile, "overlap": overlap, "stretch": stretch, "confidence": confidence}
+    options |= {"bands": _numbers(bands), "nodata": _fill(nodata)}
+    import torch
+
+    from ktda.build import load_model
+    from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene
+
+    scenes = find_scenes(inputs)
+    loaded, description = load_model(model)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    checked = check_options(Options(**options), description)
+    for scene in scenes:
+        done = predict_scene(loaded.to(device), description, scene, out, checked, device, typer.echo)
+        speed = done["megapixels"] / done["seconds"]
+        typer.echo(f"{done['files'][0]}: {done['megapixels']:.1f} megapixels, {speed:.2f} a second")
+        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in done["shares"].items())
+        typer.echo(f"  {shares}")
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    try:
+        return [int(part) for part in text.split(",")] if text else None
+    except ValueError:
+        raise InputError(f"--bands {text}; expected numbers such as 4,3,2") from None
+
+
+def _fill(text: str | None) -> float | str | None:
+    try:
+        return text if text in (None, "none") else float(text)
+    except ValueError:
+        raise InputError(f"--nodata {text}; expected a number or none") from None
