@@ -1,4 +1,4 @@
-"""Maps of scenes: place, fill, stretch and bands kept; interrupted work goes on with the same bytes; errors in a line."""
+"""Maps of scenes: place, fill, stretch and bands; interrupted work ends with the same bytes; errors in a line."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-rasterio = pytest.importorskip("rasterio")
+pytest.importorskip("rasterio")
 
+import rasterio
 from rasterio.transform import Affine
 
 from ktda.errors import InputError

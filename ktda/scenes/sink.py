@@ -1,4 +1,4 @@
-"""The map on disk: rows as they come, then one cloud-optimised GeoTIFF with the place of its source.
+"""The map on disk: rows as they come, then a cloud-optimised GeoTIFF with its source's place.
 
 While it grows, a map is plain bytes in ``NAME.partial/`` with a count of the rows that are on the
 disk. A call that was interrupted goes on there; the final name holds a whole map or nothing.

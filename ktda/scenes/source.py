@@ -1,4 +1,4 @@
-"""A raster of any size read row by row: chosen bands, stretched to [0, 1], and where it holds data."""
+"""A raster of any size, row by row: chosen bands, stretched to [0, 1], and where it holds data."""
 
 import contextlib
 import warnings
@@ -71,7 +71,7 @@ class Source:
         if bands is None:
             if colours != count:
                 raise InputError(
-                    f"{self.path} has {colours} bands and the model takes {count}; choose with --bands"
+                    f"{self.path} has {colours} bands, the model takes {count}; choose with --bands"
                 )
             bands = list(range(1, count + 1))
         if len(bands) != count or not all(1 <= band <= present for band in bands):
@@ -139,8 +139,8 @@ class Source:
         """Rows ``[begin, end)``.
 
         Returns:
-            Values (C, rows, W) in [0, 1], in 256 steps as in training, 0 at fill; and where they are
-            data, (rows, W) bool.
+            Values (C, rows, W) in [0, 1], in 256 steps as in training, 0 at fill; and where they
+            are data, (rows, W) bool.
         """
         values, data = self._raw(begin, end)
         if self._limits is not None:
