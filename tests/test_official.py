@@ -101,7 +101,7 @@ def test_the_teacher_is_dropped_and_tells_the_patch(tmp_path: Path) -> None:
     _, tensors, _ = make(tmp_path)
     tensors[TEACHER_PREFIX + "patch_embed.projection.weight"] = torch.zeros(16, 3, 16, 16)
     model = load_checkpoint(write(tmp_path / "with.pth", tensors))
-    assert model.patch == 16
+    assert model.patches == (16,) * 4
     assert not any("teach" in k for k in model.state_dict())
 
 
