@@ -117,7 +117,7 @@ def test_small_presets_build_a_model_for_a_tile_of_their_crop(preset: str) -> No
 
 def test_paper_preset_builds_the_published_sizes() -> None:
     class Stub:
-        dim, patch = 768, 14
+        dims, patches = (768,) * 4, (14,) * 4
 
     with torch.device("meta"):  # sizes without memory
         model = build(describe(make_config("paper"), 5, Stub()))
