@@ -74,7 +74,7 @@ def test_every_kind_of_error_is_found_in_one_go(tmp_path):
     for kind in ("img_dir", "ann_dir"):
         for path in (root / kind / "empty").iterdir():
             path.unlink()
-    put_image(root / "img_dir/unlabelled/u_patch_0.png", seed=60)
+    put_image(root / "img_dir/maskless/u_patch_0.png", seed=60)
     put_mask(root / "ann_dir/imageless/u_patch_0.png", np.zeros((12, 16)))
 
     result = check(root)
@@ -93,7 +93,7 @@ def test_every_kind_of_error_is_found_in_one_go(tmp_path):
     one_error(result, "ann_dir/imageless has no img_dir/imageless")
     assert len(result.errors) == 13, result.errors
     assert "img_dir/train: left out 1 .txt" in result.warnings
-    assert any("img_dir/unlabelled has no ann_dir/unlabelled" in warning for warning in result.warnings)
+    assert any("img_dir/maskless has no ann_dir/maskless" in warning for warning in result.warnings)
     assert result.splits["train"].sizes == {(16, 12): 1}
 
     shown = run("check", root)
@@ -158,6 +158,17 @@ def test_what_wants_a_look_is_said(tmp_path):
         "33.3% of train is ignored: 255 is the ignore index; if it is a class, use value_map",
         "val: an image of 1024x1024 is scored whole: memory and time of 4 tiles of 512x512",
     ]
+
+
+def test_images_without_masks_are_counted_and_read(tmp_path):
+    root = put_set(tmp_path, spec=SCENES, splits={"train": 1, "val": 1})
+    for number in range(3):
+        put_image(root / f"img_dir/unlabelled/{number}.png", seed=number)
+    result = check(root)
+    assert (result.unlabelled, result.errors, result.warnings) == (3, [], [])
+    assert "3 images without masks" in run("check", root).output
+    Image.new("L", (9, 9)).save(root / "img_dir/unlabelled/1.png")
+    one_error(check(root), "img_dir/unlabelled/1.png: holds 1 band of uint8 (grey), expected 8-bit RGB")
 
 
 def test_images_of_one_colour_are_not_taken_for_copies(tmp_path):

@@ -146,6 +146,8 @@ def check(
         shares = [f"{100 * share:.1f} %" for share in (*split.shares, split.ignored_share)]
         rows.append((name, str(split.sizes.total()), str(split.scenes or "-"), size, *shares))
     lines = [f"error: {error}" for error in result.errors] + [f"warning: {warning}" for warning in result.warnings]
+    if result.unlabelled:
+        lines.append(f"{result.unlabelled} images without masks in img_dir/unlabelled")
     lines.append(f"{len(result.errors)} errors, {len(result.warnings)} warnings in {tile_set.root}")
     typer.echo("\n".join([columns(rows), "", *lines]))
     raise typer.Exit(1 if result.errors else 0)

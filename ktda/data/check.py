@@ -12,6 +12,7 @@ import numpy as np
 from ktda.data.folder import TileSet, open_data
 from ktda.data.layout import (
     KINDS,
+    UNLABELLED,
     Pair,
     counted,
     layout_problems,
@@ -60,6 +61,7 @@ class CheckResult:
     splits: dict[str, SplitCount] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unlabelled: int = 0  # images in img_dir/unlabelled
 
 
 def check(data: str | Path) -> CheckResult:
@@ -81,7 +83,7 @@ def check(data: str | Path) -> CheckResult:
     root = tile_set.root
     result = CheckResult(tile_set, warnings=list(tile_set.notes), errors=layout_problems(root))
     folders = {kind: split_folders(root, kind) for kind in KINDS}
-    for split in sorted(folders["img_dir"] - folders["ann_dir"]):
+    for split in sorted(folders["img_dir"] - folders["ann_dir"] - {UNLABELLED}):
         result.warnings.append(f"img_dir/{split} has no ann_dir/{split}: left out")
     for split in sorted(folders["ann_dir"] - folders["img_dir"]):
         result.errors.append(f"ann_dir/{split} has no img_dir/{split}: left out")
@@ -97,6 +99,7 @@ def check(data: str | Path) -> CheckResult:
                 result.warnings.append(f"{kind}/{split}: left out {counted(others)}")
         _count(result, split, places)
         _weigh(result, split)
+    _count_unlabelled(result)
     for (kind, _), found in places.items():
         if len(found) > 1:
             named = " and ".join(f"{split}/{stem}" for split, stem in found.items())
@@ -111,7 +114,7 @@ def _count(result: CheckResult, split: str, places: dict[tuple[str, str], dict[s
     result.errors += problems
     count = SplitCount(np.zeros(tile_set.num_classes, dtype=np.int64))
     result.splits[split] = count
-    causes: dict[str, list[str]] = {}  # what is wrong -> files, the first of which is shown
+    refused = []
     scenes = set()
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
         futures = [pool.submit(_examine, tile_set, pair) for pair in pairs]
@@ -119,8 +122,7 @@ def _count(result: CheckResult, split: str, places: dict[tuple[str, str], dict[s
         try:
             size, pixels, identity = future.result()
         except InputError as error:
-            file, _, cause = str(error).partition(": ")
-            causes.setdefault(cause, []).append(file)
+            refused.append(error)
             continue
         count.sizes[size] += 1
         count.pixels += pixels[: tile_set.num_classes]
@@ -129,9 +131,32 @@ def _count(result: CheckResult, split: str, places: dict[tuple[str, str], dict[s
         for which in identity.items():
             places.setdefault(which, {}).setdefault(split, pair.stem)
     count.scenes = len(scenes - {None})
-    for cause, files in causes.items():
-        more = f" (and {len(files) - 1} more files)" if len(files) > 1 else ""
-        result.errors.append(f"{files[0]}{more}: {cause}")
+    result.errors += _once_each(refused)
+
+
+def _count_unlabelled(result: CheckResult) -> None:
+    """Read the images that have no masks, for the distillation alone."""
+    tile_set = result.tile_set
+    refused = []
+    for path in tile_files(tile_set.root, "img_dir", UNLABELLED)[0]:
+        result.unlabelled += 1
+        try:
+            tile_set.read_image(path)
+        except InputError as error:
+            refused.append(error)
+    result.errors += _once_each(refused)
+
+
+def _once_each(refused: list[InputError]) -> list[str]:
+    """The same fault of many files in one line, with the first of them."""
+    causes: dict[str, list[str]] = {}
+    for error in refused:
+        file, _, cause = str(error).partition(": ")
+        causes.setdefault(cause, []).append(file)
+    return [
+        f"{files[0]}{f' (and {len(files) - 1} more files)' if files[1:] else ''}: {cause}"
+        for cause, files in causes.items()
+    ]
 
 
 def _weigh(result: CheckResult, split: str) -> None:

@@ -69,18 +69,6 @@ def smallest_tile(tile_set: TileSet, pairs: Sequence[Pair]) -> tuple[int, int]:
     return min(rows), min(columns)
 
 
-def check_images(tile_set: TileSet) -> tuple[int, list[str]]:
-    """How many images ``img_dir/unlabelled`` holds, and which of them cannot be read and why."""
-    errors = []
-    images = folder_images(tile_set)
-    for path in images:
-        try:
-            tile_set.read_image(path)
-        except InputError as error:
-            errors.append(str(error))
-    return len(images), errors
-
-
 @dataclass(eq=False)
 class Unlabelled:
     """Images as places that an endless order can draw from.
