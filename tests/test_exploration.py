@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from ktda_lab.tiles import exploration
-from ktda_lab.tiles.exploration import ColourModel, Look
+from ktda_lab.tiles.exploration import ColourModel, SplitSample
 from tiny_sets import put_set
 
 from ktda.data.folder import TileSet, open_data
@@ -16,15 +16,15 @@ def tile_set(tmp_path) -> TileSet:
     return TileSet("tiny", tmp_path, ("a", "b", "c"), ((255, 0, 0), (0, 255, 0), (0, 0, 255)))
 
 
-def test_look_at_takes_every_nth_tile(tmp_path):
+def test_read_split_takes_every_nth_tile(tmp_path):
     data = open_data(put_set(tmp_path, "classes: [a, b, c]\nscene: '^(.+)_patch_'\n", {"train": 7}))
-    assert exploration.look_at(data, "train", 3).scenes == ["s00", "s03", "s06"]
-    assert exploration.look_at(data, "train", 7).scenes == exploration.look_at(data, "train").scenes
-    look = exploration.look_at(data, "train")
+    assert exploration.read_split(data, "train", 3).scenes == ["s00", "s03", "s06"]
+    assert exploration.read_split(data, "train", 7).scenes == exploration.read_split(data, "train").scenes
+    sample = exploration.read_split(data, "train")
     image, mask = data.read(data.pairs("train")[4])
-    assert len(look.images) == 7
-    assert (look.images[4] == image).all()
-    assert (look.masks[4] == mask).all()
+    assert len(sample.images) == 7
+    assert (sample.images[4] == image).all()
+    assert (sample.masks[4] == mask).all()
 
 
 def test_scores_leave_out_what_either_mask_leaves_out(tile_set):
@@ -71,15 +71,15 @@ def test_sampled_pixels_are_labelled_and_know_their_tile():
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     mask = np.full((4, 4), 255, np.uint8)
     mask[0, :3] = 0, 1, 2
-    look = Look([image, NOISE], [mask, np.ones((8, 8), np.uint8)], ["a", "b"])
-    colours, labels, places = exploration.sample_pixels(look, 5, seed=0)
+    sample = SplitSample([image, NOISE], [mask, np.ones((8, 8), np.uint8)], ["a", "b"])
+    colours, labels, places = exploration.sample_pixels(sample, 5, seed=0)
     assert np.bincount(places).tolist() == [3, 5]
     assert {(int(label), *colour) for colour, label in zip(colours[:3].tolist(), labels, strict=False)} == {
         (0, 0.0, 1.0, 2.0),
         (1, 3.0, 4.0, 5.0),
         (2, 6.0, 7.0, 8.0),
     }
-    for one, two in zip(exploration.sample_pixels(look, 5, seed=0), (colours, labels, places), strict=True):
+    for one, two in zip(exploration.sample_pixels(sample, 5, seed=0), (colours, labels, places), strict=True):
         np.testing.assert_array_equal(one, two)
 
 
@@ -129,7 +129,7 @@ def test_nearest_tiles_find_copies_of_another_size():
 
 def test_figures_draw_what_was_measured(tile_set):
     pytest.importorskip("matplotlib")
-    from ktda_lab.tiles import data_figures as figures
+    from ktda_lab.tiles import figures
 
     mask = np.array([[0, 0, 0, 1, 1, 1]])
     distance = exploration.border_distance(mask)

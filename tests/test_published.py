@@ -8,7 +8,7 @@ import pytest
 import torch
 from ktda_lab.ablations.statistics import draw_miou, paired_differences
 from ktda_lab.grid.results import read_published
-from ktda_lab.paper import pitfalls, published, published_figures
+from ktda_lab.paper import figures, pitfalls, published
 from published_grid import draw_matrices, make_published
 
 from ktda.data.builtin import built_in_spec
@@ -198,20 +198,20 @@ def test_class_differences_are_paired(grid):
 
 def test_figures_show_what_they_are_given(grid):
     scores = published.published_scores()
-    ruler = published_figures.score_ruler(scores, "KTDA", 0.007, title="mIoU")
+    ruler = figures.score_ruler(scores, "KTDA", 0.007, title="mIoU")
     assert [axes.get_title() for axes in ruler.axes] == ["grass", "cloud"]
     assert "51.41" in {text.get_text() for text in ruler.axes[1].texts}
     pairs = {data: published.by_class(data) for data in ("grass", "cloud")}
     palettes = {data: built_in_spec(data)["palette"] for data in pairs}
-    bells = published_figures.class_dumbbells(pairs, palettes)
+    bells = figures.class_dumbbells(pairs, palettes)
     assert [text.get_text() for text in bells.axes[1].texts] == ["+2.50", "−3.05", "+16.26", "−0.78"]
     rows = pd.concat([published.f1_means(), pitfalls.f1_by_row(grid.results, grid.matrices)])
-    assert len(published_figures.f1_conventions(rows).axes) == 4
-    assert len(published_figures.f1_conventions(rows[rows["data"] != "grass"]).axes) == 3
+    assert len(figures.f1_conventions(rows).axes) == 4
+    assert len(figures.f1_conventions(rows[rows["data"] != "grass"]).axes) == 3
     widths = pitfalls.width_table(grid.results, grid.matrices, grid.scenes, ("full", "no_fmm"), (6, 12))
-    lines = published_figures.interval_widths(widths, {"claim": 0.02}, 12).axes[0].lines
+    lines = figures.interval_widths(widths, {"claim": 0.02}, 12).axes[0].lines
     assert lines[0].get_ydata() == pytest.approx(100 * widths["half_width"].iloc[:2].to_numpy())
-    curve = published_figures.selection_optimism((1, 100), {"a": np.array([0, 0.02])}, 100)
+    curve = figures.selection_optimism((1, 100), {"a": np.array([0, 0.02])}, 100)
     assert curve.axes[0].lines[0].get_ydata().tolist() == [0, 2]
     first = torch.from_numpy(grid.matrices[grid.results["id"].iloc[0]].sum(0))
     assert float(mean_iou(first)) == pytest.approx(grid.results["miou"].iloc[0])

@@ -41,8 +41,11 @@ STYLE = {
     "savefig.bbox": "tight",
 }
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (tuple(v / 255 for v in c) for c in OKABE_ITO)
+SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)  # lines and dots take these in turn
 TERM_COLOURS = {"segmentation": BLUE, "auxiliary": SKY, "distillation": VERMILLION}
 UNLABELLED, WRONG, RIGHT = (255, 255, 255), (0, 0, 0), (222, 222, 222)
+FAINT = "0.4"  # for what is beside the point
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # below text that crosses lines
 EDGE = "0.3"  # around bars and patches, so that light class colours stand out from the paper
 
 styled = mpl.rc_context(STYLE)
@@ -154,10 +157,9 @@ def class_bars(axes: Axes, values: NDArray, tile_set: TileSet, ends: NDArray | N
         reach = np.maximum(lengths, ends[:, 1])
         for colour, width in (("white", 4), ("black", 1.5)):  # a light rim, to be seen on dark bars too
             axes.hlines(places, *ends.T, colors=colour, linewidths=width)
-    paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     for place, value, end in zip(places, values, reach, strict=True):
         text = "undefined" if np.isnan(value) else f"{value:.1f}"
-        axes.text(end + 3, place, text, va="center", fontsize=10, bbox=paper)
+        axes.text(end + 3, place, text, va="center", fontsize=10, bbox=PAPER)
     axes.set_yticks(places, tile_set.classes)
     axes.set_xlim(0, 125)
     axes.set_xticks((0, 25, 50, 75, 100))

@@ -18,9 +18,8 @@ from ktda.data.tiles import Tiles
 from ktda.errors import InputError
 from ktda.seeding import derive_seed, generator
 from ktda.teacher import Teacher
-from ktda_lab.ablations.grid_figures import SERIES
 from ktda_lab.ablations.statistics import holm, paired_differences, seed_differences, summarise
-from ktda_lab.drawing import WIDTH, class_patches, colour_mask, gallery, styled, titled
+from ktda_lab.drawing import SERIES, WIDTH, class_patches, colour_mask, gallery, styled, titled
 from ktda_lab.features.probe import linear_probe, raw_patches
 from ktda_lab.worlds import Scene
 
@@ -151,8 +150,8 @@ def dose_response(results: pd.DataFrame, title: str = "") -> Figure:
             line = summary[(summary["data"] == data) & (summary["model"] == model)].sort_values("scenes")
             shift = 1.03 ** (number - (len(models) - 1) / 2)  # bars side by side on the logarithmic axis
             ends = 100 * (line["mean"] - line["low"]), 100 * (line["high"] - line["mean"])
-            look = {"color": SERIES[number % len(SERIES)], "marker": "os^Dv"[number % 5], "capsize": 3}
-            axes.errorbar(line["scenes"] * shift, 100 * line["mean"], ends, label=model, **look)
+            style = {"color": SERIES[number % len(SERIES)], "marker": "os^Dv"[number % 5], "capsize": 3}
+            axes.errorbar(line["scenes"] * shift, 100 * line["mean"], ends, label=model, **style)
         doses = sorted(summary["scenes"].unique())
         axes.set_xscale("log")
         axes.set_xticks(doses, [str(dose) for dose in doses])

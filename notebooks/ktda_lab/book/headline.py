@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ktda.errors import InputError
 from ktda.files import project_root
 from ktda_lab.ablations import statistics as stats
-from ktda_lab.ablations.grid_figures import forest
+from ktda_lab.ablations.figures import forest
 from ktda_lab.ablations.tables import render_differences, render_summary
 from ktda_lab.book.text import plain, table
 from ktda_lab.grid.results import read_published

@@ -106,8 +106,8 @@ class PredictionExplorer:
             axes.imshow(picture, interpolation="nearest")
             axes.set(title=name, xticks=[], yticks=[])
             axes.spines[:].set(visible=True, color=EDGE, linewidth=0.5)
-        says = ("both alike", f"only {first} is right", f"only {second} is right", "neither is right")
-        marks = [Patch(facecolor=unit(c), edgecolor=EDGE, label=s) for c, s in zip(_COLOURS, says, strict=True)]
+        meanings = ("both alike", f"only {first} is right", f"only {second} is right", "neither is right")
+        marks = [Patch(facecolor=unit(c), edgecolor=EDGE, label=s) for c, s in zip(_COLOURS, meanings, strict=True)]
         for handles, place in ((class_patches(self.tile_set, [mask]), 0.38), (marks, 0.05)):
             at = (0.5, place / height)
             figure.legend(handles=handles, loc="lower center", bbox_to_anchor=at, ncols=len(handles), borderpad=0)

@@ -21,7 +21,7 @@ BANDS = {"1": (0, 1), "1 to 2": (1, 2), "2 to 4": (2, 4), "4 to 8": (4, 8), "ove
 KINDS = ("halves of one tile", "tiles of one scene", "tiles of different scenes")
 
 
-class Look(NamedTuple):
+class SplitSample(NamedTuple):
     """Some tiles of a split, and the scene of each."""
 
     images: list[NDArray]
@@ -29,12 +29,12 @@ class Look(NamedTuple):
     scenes: list[str]
 
 
-def look_at(tile_set: TileSet, split: str, limit: int | None = None) -> Look:
+def read_split(tile_set: TileSet, split: str, limit: int | None = None) -> SplitSample:
     """Read every n-th tile of a split, so that there are at most `limit`."""
     pairs = tile_set.pairs(split)
     pairs = pairs[:: -(-len(pairs) // limit) or 1] if limit else pairs
     tiles = [tile_set.read(pair) for pair in pairs]
-    return Look([i for i, _ in tiles], [m for _, m in tiles], [tile_set.scene_of(pair.stem) for pair in pairs])
+    return SplitSample([i for i, _ in tiles], [m for _, m in tiles], [tile_set.scene_of(pair.stem) for pair in pairs])
 
 
 def score_masks(predictions: Sequence[NDArray], masks: Sequence[NDArray], tile_set: TileSet) -> dict:
@@ -94,14 +94,16 @@ def recall_by_distance(
     return found
 
 
-def sample_pixels(look: Look, count: int, seed: int, ignore_index: int = 255) -> tuple[NDArray, NDArray, NDArray]:
+def sample_pixels(
+    sample: SplitSample, count: int, seed: int, ignore_index: int = 255
+) -> tuple[NDArray, NDArray, NDArray]:
     """Draw `count` labelled pixels of each tile, or all where it has fewer.
 
     Returns:
         Colours (P, 3), labels (P,), and the position (P,) of the tile that each came from.
     """
     rng, parts = np.random.default_rng(seed), []
-    for position, (image, mask) in enumerate(zip(look.images, look.masks, strict=True)):
+    for position, (image, mask) in enumerate(zip(sample.images, sample.masks, strict=True)):
         labelled = np.flatnonzero(mask != ignore_index)
         chosen = rng.choice(labelled, min(count, len(labelled)), replace=False)
         parts.append((image.reshape(-1, 3)[chosen], mask.ravel()[chosen], np.full(len(chosen), position)))

@@ -15,13 +15,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from ktda_lab.drawing import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, WIDTH, plain_log, styled, titled
+from ktda_lab.drawing import BLUE, FAINT, PAPER, SERIES, WIDTH, plain_log, styled, titled
 
 LINE = 0.27  # inches, of a line of a forest plot or a heat map
-SERIES = (BLUE, ORANGE, GREEN, VERMILLION, PURPLE, SKY, (0.0, 0.0, 0.0), GREY)
 COSTS = {"seconds": "training time (s)", "gflops": "GFLOPs per image (a multiply-add is 2)"}
-FAINT = "0.5"
-PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 
 
 @styled

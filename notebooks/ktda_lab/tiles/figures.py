@@ -11,25 +11,12 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ktda.data.folder import TileSet
-from ktda_lab.drawing import (
-    BLUE,
-    EDGE,
-    GREEN,
-    GREY,
-    VERMILLION,
-    WIDTH,
-    class_patches,
-    colour_mask,
-    gallery,
-    styled,
-    titled,
-    unit,
-)
+from ktda_lab.drawing import EDGE, GREY, SERIES, WIDTH, class_patches, colour_mask, gallery, styled, titled, unit
 from ktda_lab.tiles import polygons
 from ktda_lab.tiles.exploration import KINDS, ColourModel
 
 MARKERS = "os^DvPX*"
-KIND_LOOKS = dict(zip(KINDS, ((BLUE, "-"), (GREEN, "--"), (VERMILLION, ":")), strict=True))
+KIND_STYLES = dict(zip(KINDS, zip(SERIES[:3], ("-", "--", ":"), strict=True), strict=True))
 RIM = [withStroke(linewidth=3.4, foreground=EDGE)]  # palette colours may be as light as the paper
 HALO = [withStroke(linewidth=3, foreground="white")]
 
@@ -106,7 +93,7 @@ def scene_likeness(distances: Mapping[str, NDArray], title: str = "") -> Figure:
     """Share of pairs that are at most so far apart in colour; `distances` as `exploration.likeness` gives them."""
     figure, axes = plt.subplots(figsize=(0.75 * WIDTH, 3.8), layout="constrained")
     for kind, values in distances.items():
-        colour, style = KIND_LOOKS[kind]
+        colour, style = KIND_STYLES[kind]
         label = f"{kind}: median {np.median(values):.0f}"
         axes.ecdf(values, color=colour, linestyle=style, linewidth=2.4, label=label)
     axes.set(

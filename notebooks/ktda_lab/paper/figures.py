@@ -17,11 +17,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import NullLocator
 from numpy.typing import NDArray
 
-from ktda_lab.drawing import BLUE, EDGE, GREEN, ORANGE, VERMILLION, WIDTH, plain_log, styled, titled, unit
+from ktda_lab.drawing import BLUE, EDGE, FAINT, ORANGE, SERIES, VERMILLION, WIDTH, plain_log, styled, titled, unit
 
 LINE = 0.29  # inches, of a row
-FAINT = "0.35"
-LOOKS = {True: (VERMILLION, "D"), False: (BLUE, "o")}  # the method, another row
+STYLES = {True: (VERMILLION, "D"), False: (BLUE, "o")}  # the method, another row
 
 
 @styled
@@ -42,7 +41,7 @@ def score_ruler(scores: pd.DataFrame, method: str, rerun: float, title: str = ""
         middle = 100 * own.loc[own["method"] == method, "miou"].item()
         axes.axvspan(middle - 100 * rerun, middle + 100 * rerun, color="0.86", linewidth=0)
         for place, row in own.iterrows():
-            colour, marker = LOOKS[row["method"] == method]
+            colour, marker = STYLES[row["method"] == method]
             fill = colour if row["source"] == "paper" else "white"
             axes.plot(100 * row["miou"], place, marker, color=colour, markerfacecolor=fill, markersize=7)
             axes.annotate(
@@ -83,9 +82,9 @@ def class_dumbbells(pairs: Mapping[str, pd.DataFrame], palettes: Mapping[str, Se
         pair = pair.iloc[:, :2]
         for place, (values, colour) in enumerate(zip(100 * pair.to_numpy(), palettes[data], strict=True)):
             axes.barh(place, np.ptp(values), left=values.min(), height=0.36, color=unit(colour), edgecolor=EDGE)
-            for value, (look, marker), size in zip(values, (LOOKS[False], LOOKS[True]), (8, 6), strict=True):
+            for value, (shade, marker), size in zip(values, (STYLES[False], STYLES[True]), (8, 6), strict=True):
                 axes.plot(
-                    value, place, marker, color=look, markersize=size, markeredgecolor="white", clip_on=False, zorder=3
+                    value, place, marker, color=shade, markersize=size, markeredgecolor="white", clip_on=False, zorder=3
                 )
             axes.text(104, place, f"{values[1] - values[0]:+.2f}".replace("-", "−"), va="center", fontsize=10)
         axes.set(title=data, xlabel="IoU (%)", xlim=(-5, 124))
@@ -94,7 +93,7 @@ def class_dumbbells(pairs: Mapping[str, pd.DataFrame], palettes: Mapping[str, Se
         axes.invert_yaxis()
         handles = [
             Line2D([], [], color=c, marker=m, linestyle="", label=name)
-            for (c, m), name in zip((LOOKS[False], LOOKS[True]), pair, strict=True)
+            for (c, m), name in zip((STYLES[False], STYLES[True]), pair, strict=True)
         ]
         axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.45, -0.17), ncols=2)
     return titled(figure, title)
@@ -203,8 +202,8 @@ def _rows(axes: Axes, names: Sequence[str]) -> None:
 
 def _curve(number: int) -> dict[str, Any]:
     """Curves come in pairs: a colour per pair, the second of it dashed."""
-    look = {"color": (BLUE, VERMILLION, GREEN)[number // 2 % 3], "linestyle": ("-", "--")[number % 2]}
-    return look | {"marker": "os^D"[number % 4], "markersize": 4}
+    line = {"color": SERIES[number // 2 % len(SERIES)], "linestyle": ("-", "--")[number % 2]}
+    return line | {"marker": "os^D"[number % 4], "markersize": 4}
 
 
 def _vertical(axes: Axes, place: float, text: str, side: str) -> None:

@@ -14,25 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ktda_lab.drawing import (
-    BLUE,
-    EDGE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SKY,
-    TILE,
-    VERMILLION,
-    WIDTH,
-    gallery,
-    pca_rgb,
-    rgb,
-    styled,
-    titled,
-)
+from ktda_lab.drawing import BLUE, EDGE, GREY, SERIES, TILE, WIDTH, gallery, pca_rgb, rgb, styled, titled
 
-COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)
 MARKERS = "osD^vPX"
 
 
@@ -89,7 +72,7 @@ def line_panels(
     for axes, name in zip(row[0], panels, strict=True):
         for i, (label, part) in enumerate(groups):
             every = max(1, len(part) // 8)
-            style = {"color": COLOURS[i % 7], "marker": MARKERS[i % 7], "markersize": 5, "markevery": every}
+            style = {"color": SERIES[i % 7], "marker": MARKERS[i % 7], "markersize": 5, "markevery": every}
             axes.plot(part[x], part[name], label=label, **style)
         axes.set(xlabel=x, ylabel=name)
         axes.set(xscale="log" if x in log else "linear", yscale="log" if name in log else "linear")
@@ -176,7 +159,7 @@ def scatter_groups(groups: Mapping[str, Tensor], title: str = "", unit: str = "i
     for i, (name, part) in enumerate(groups.items()):
         x, y = ((part.double() - mean) @ axes_of[:2].T).T
         axes.scatter(
-            x, y, s=32, color=COLOURS[i % 7], marker=MARKERS[i % 7], edgecolor="white", linewidth=0.5, label=name
+            x, y, s=32, color=SERIES[i % 7], marker=MARKERS[i % 7], edgecolor="white", linewidth=0.5, label=name
         )
     axes.set(xlabel=f"component 1 ({share[0]:.0f} % of the variance)", ylabel=f"component 2 ({share[1]:.0f} %)")
     axes.legend(title=f"each point: one {unit}", loc="center left", bbox_to_anchor=(1, 0.5))
