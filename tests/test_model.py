@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_runs import tiny
 from torch import nn
 
 from ktda.baselines import BASELINES, Baseline, TeacherSegmenter
-from ktda.build import build, load_model, save_config
+from ktda.build import build, describe, inference_tensors, load_model, make_teacher, save_config
 from ktda.errors import InputError
 from ktda.images import normalise
 from ktda.losses import distillation_loss, segmentation_loss
@@ -157,6 +158,35 @@ def test_every_part_can_be_left_out_or_exchanged(tiny_arguments: dict, change: d
     assert still == []
 
 
+def test_beside_the_decoder_fam_serves_the_distillation_alone(tiny_arguments: dict) -> None:
+    beside = {"fam_path": "beside", "neck_scales": None}
+    model, x = KTDA(**tiny_arguments | beside).eval(), images(75, 101)
+    out = model(x, outputs=True)
+    assert [tuple(m.shape) for m in out.aligned] == [(2, 16, 10, 13)] * 4  # the teacher's width and grid
+    assert [tuple(m.shape[1:]) for m in out.pyramid] == [(8, 18, 25), (8, 9, 12), (16, 4, 6), (16, 2, 3)]
+    (out.logits.sum() + out.auxiliary_logits.sum()).backward()
+    reached = {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None}
+    assert reached == set(PARTS) - {"fam", "neck"}
+    # what predicts is the same model without FAM
+    plain = KTDA(**tiny_arguments | {"fam": False, "neck_scales": None}).eval()
+    plain.load_state_dict(inference_tensors(model))
+    model.fam = None
+    assert torch.equal(plain(x), out.logits)
+    assert torch.equal(model(x), out.logits)
+
+
+@pytest.mark.parametrize("path", ["through", "beside"])
+def test_what_is_distilled_can_be_had_alone(tiny_arguments: dict, path: str) -> None:
+    model = KTDA(**tiny_arguments | {"fam_path": path, "neck_scales": None}).eval()
+    decoded = []
+    model.decode_head.register_forward_hook(lambda *_: decoded.append(1))
+    alone = model(images(64, 64), outputs=True, segment=False)
+    assert alone.logits is alone.auxiliary_logits is alone.pyramid is None
+    assert not decoded
+    both = model(images(64, 64), outputs=True)
+    assert all(torch.equal(a, b) for a, b in zip(alone.aligned, both.aligned, strict=True))
+
+
 @pytest.mark.parametrize("place", ["fmm", "fam"])
 def test_the_auxiliary_head_reads_where_it_says(tiny_arguments: dict, place: str) -> None:
     model = KTDA(**tiny_arguments | {"auxiliary": place}).eval()
@@ -215,6 +245,8 @@ def test_normalise() -> None:
 def test_wrong_arguments_are_named(tiny_arguments: dict) -> None:
     with pytest.raises(ValueError, match="auxiliary 'neck'"):
         KTDA(**tiny_arguments | {"auxiliary": "neck"})
+    with pytest.raises(ValueError, match="fam_path 'above'"):
+        KTDA(**tiny_arguments | {"fam_path": "above"})
     with pytest.raises(InputError, match="3 FMM heads"):
         KTDA(**tiny_arguments | {"fmm_heads": 3})
 
@@ -248,3 +280,39 @@ def test_saved_and_loaded_models_agree(tmp_path: Path, tiny_arguments: dict) -> 
         assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
     with pytest.raises(InputError, match="holds no trained model"):
         load_model(tmp_path / "absent")
+
+
+def test_the_description_is_that_of_the_first_format() -> None:
+    """Folders of trained models are read for years: what stands in them is written out here."""
+    config = tiny()
+    teacher = make_teacher(config)
+    heads = {"decoder": "upernet", "decoder_channels": 16, "dropout": 0.1}
+    student = {"num_classes": 3, "encoder": "tu-test_convnext", "encoder_options": {}, "seed": 0}
+    auxiliary = {"student_norm": True, "auxiliary": "fmm", "auxiliary_channels": 8}
+    neck = {"neck_scales": (2.0, 1.0, 0.5, 0.25), "neck_width": 16}
+    transfer = {"width": 192, "patch": 8, "fam": True, "fmm": "vit", "fmm_depth": 1, "fmm_heads": 2, **neck}
+    no_transfer = {"fam": False, "neck_scales": (), "fmm": "none"}
+    expected = {
+        "ktda": student | heads | auxiliary | transfer,
+        "upernet": student | heads | auxiliary | no_transfer,
+        "unet": student,
+        "teacher": {"num_classes": 3, "seed": 0, **heads, **neck},
+    }
+    for model, arguments in expected.items():
+        found = describe(tiny(model=model), 3, teacher if model in ("ktda", "teacher") else None)
+        assert found["arguments"] == arguments, model
+        assert found["model"] == ("ktda" if model == "upernet" else model)
+    assert found["teacher"]["name"] == "random"
+
+
+def test_a_model_with_fam_beside_is_kept_without_it(tmp_path: Path) -> None:
+    config = tiny(fam_path="beside")
+    description = describe(config, 3, make_teacher(config))
+    assert description["arguments"]["fam_path"] == "beside"
+    model = build(description).eval()
+    save_tensors(tmp_path / "model.safetensors", inference_tensors(model))
+    save_config(tmp_path, description, ["a", "b", "c"], [(0, 0, 0)] * 3, 255)
+    loaded, content = load_model(tmp_path)
+    assert (loaded.fam, loaded.neck, content["arguments"]["fam"]) == (None, None, False)
+    x = images(75, 100)
+    assert torch.equal(loaded(x), model(x))

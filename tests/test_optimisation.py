@@ -6,7 +6,7 @@ from tiny_runs import tiny
 
 from ktda.build import build, describe, make_teacher
 from ktda.config import make_config
-from ktda.optimisation import is_exempt_from_decay, learning_rate, parameter_groups
+from ktda.optimisation import freeze, is_exempt_from_decay, learning_rate, parameter_groups
 
 PEAK = 6e-4
 
@@ -94,3 +94,26 @@ def test_groups_hold_every_trained_parameter_once() -> None:
     assert set(together) == {id(p) for p in model.parameters() if p.requires_grad}
     assert {id(p) for p in model.student.norms.parameters()} <= {id(p) for p in exempt["params"]}
     assert {id(p) for p in model.decode_head.parameters()} <= {id(p) for p in decayed["params"]}
+
+
+@pytest.mark.parametrize("model", ["ktda", "unet"])
+def test_the_encoder_may_learn_at_a_rate_of_its_own(model: str) -> None:
+    config = tiny(model=model)
+    network = build(describe(config, 3, make_teacher(config)))
+    groups = parameter_groups(network, 0.01, encoder_rate=0.1)
+    assert [(g["rate"], g["weight_decay"]) for g in groups] == [(1, 0.01), (1, 0), (0.1, 0.01), (0.1, 0)]
+    encoder = {id(p) for p in (network.student if model == "ktda" else network.network).encoder.parameters()}
+    assert {id(p) for group in groups[2:] for p in group["params"]} == encoder
+    assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in network.parameters()}
+    plain = parameter_groups(network, 0.01)  # the order in which checkpoints hold the optimiser's tensors
+    assert [(g["rate"], g["weight_decay"]) for g in plain] == [(1, 0.01), (1, 0)]
+
+
+def test_distilling_alone_trains_student_and_fam() -> None:
+    config = tiny(segmentation_weight=0)
+    model = build(describe(config, 3, make_teacher(config)))
+    assert freeze(model, config) == []
+    assert {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad} == {"student", "fam"}
+    assert freeze(model, tiny(segmentation_weight=0, student_frozen=True)) == [model.student.encoder]
+    trained = {n.rsplit(".", 2)[0] for n, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"student.norms", "fam.projections"}

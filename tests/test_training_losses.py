@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_runs import manifest_of, results_of, tiny
+from tiny_runs import make_set, manifest_of, results_of, tiny
+from tiny_sets import put_mask
 from torch import Tensor, nn
 
 from ktda.build import build, describe, make_teacher
@@ -21,6 +22,7 @@ from ktda.images import normalise
 from ktda.losses import distillation_loss, segmentation_loss
 from ktda.objective import Objective
 from ktda.optimisation import learning_rate, parameter_groups
+from ktda.runs import progress
 from ktda.teacher import Teacher
 from ktda.training import train
 
@@ -59,11 +61,16 @@ def test_passes_per_step(
     assert len(asked) == 2 * teacher
 
 
-def test_accumulation_by_hand(tiny_set: Path, tmp_path: Path) -> None:
-    """Two batches of two per step: gradients of half the loss of each are summed."""
+def test_accumulation_by_hand(tmp_path: Path) -> None:
+    """Two batches of two per step, as one of four would be: a labelled pixel weighs the same in either."""
+    tiny_set = make_set(tmp_path / "set")
+    for pair in open_data(tiny_set).pairs("train")[::2]:  # three of the six tiles have hardly a label
+        mask = np.full((40, 40), 255, np.uint8)
+        mask[::9, ::9] = 1
+        put_mask(pair.mask, mask)
     overrides = {"accumulate": 2, "steps": 2, "dropout": 0.0, "standardise": False, "evaluate_epochs": 99}
     config = tiny(**overrides)
-    train(str(tiny_set), config, tmp_path)
+    train(str(tiny_set), config, tmp_path / "run")
 
     tile_set = open_data(tiny_set)
     teacher = make_teacher(config)
@@ -72,12 +79,15 @@ def test_accumulation_by_hand(tiny_set: Path, tmp_path: Path) -> None:
     augment = Augment(config.hflip, config.vflip, config.rot90, config.crop, config.photometric)
     tiles = Tiles(tile_set, choose_splits(tile_set).train, augment, config.seed)
     history = []
-    for number, keys in enumerate(BatchStream(6, 2, 4)):
-        batch = collate([tiles[key] for key in keys])
+    batches = [collate([tiles[key] for key in keys]) for keys in BatchStream(6, 2, 4)]
+    valid = np.array([(batch["mask"] != 255).sum().item() for batch in batches]).reshape(2, 2)  # steps, batches
+    shares = (valid / valid.mean(1, keepdims=True)).ravel()
+    assert not np.allclose(shares, 1)
+    for number, batch in enumerate(batches):
         out = model(normalise(batch["image"]), outputs=True)
         terms = [
-            segmentation_loss(out.logits, batch["mask"], average="valid"),
-            0.4 * segmentation_loss(out.auxiliary_logits, batch["mask"], average="valid"),
+            shares[number] * segmentation_loss(out.logits, batch["mask"], average="valid"),
+            shares[number] * 0.4 * segmentation_loss(out.auxiliary_logits, batch["mask"], average="valid"),
             distillation_loss(out.aligned, teacher(batch["image"]), axis="channel", reduction="mean"),
         ]
         history.append([term.item() for term in terms])
@@ -88,10 +98,10 @@ def test_accumulation_by_hand(tiny_set: Path, tmp_path: Path) -> None:
             optimiser.step()
             optimiser.zero_grad()
 
-    held = load_file(tmp_path / "checkpoint.safetensors")
+    held = load_file(tmp_path / "run" / "checkpoint.safetensors")
     for name, value in model.state_dict().items():
         torch.testing.assert_close(held[f"model/{name}"], value, rtol=1e-5, atol=1e-6, msg=name)
-    with (tmp_path / "history.csv").open() as file:
+    with (tmp_path / "run" / "history.csv").open() as file:
         rows = [[float(v) for k, v in row.items() if k.startswith("loss_")] for row in csv.DictReader(file)]
     assert rows[0] == pytest.approx(np.mean(history[:3], 0), rel=1e-5)  # an epoch of three batches
     assert rows[1] == pytest.approx(history[3], rel=1e-5)
@@ -108,6 +118,51 @@ def test_a_frozen_student_stays_as_it_was(tiny_set: Path, tmp_path: Path) -> Non
     assert not any(key.startswith("student.encoder.") for key in changed)
     for part in ("student.norms", "fam", "neck", "fmm", "decode_head", "auxiliary_head"):
         assert any(key.startswith(part) for key in changed), part
+
+
+def test_distilling_alone_claims_no_score(tiny_set: Path, tmp_path: Path) -> None:
+    config = tiny(segmentation_weight=0, fam_path="beside", steps=4, evaluate_epochs=9)
+    metrics = train(str(tiny_set), config, tmp_path)
+    model = load_file(tmp_path / "model.safetensors")
+    held = load_file(tmp_path / "checkpoint.safetensors")
+    assert all(torch.equal(value, held[f"model/{name}"]) for name, value in model.items())  # the last weights
+    assert not any(name.startswith("fam.") for name in model)
+    assert (metrics["best_step"], metrics["selected_on"]) == (4, "nothing: the last weights")
+    assert {metrics[key] for key in ("miou", "miou_all", "overall_accuracy", "mean_f1")} == {None}
+    start = build(describe(config, 3, make_teacher(config))).state_dict()
+    changed = {name.split(".")[0] for name, value in start.items() if not torch.equal(value, held[f"model/{name}"])}
+    assert changed == {"student", "fam"}
+    with (tmp_path / "history.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert [name for name in row if name.startswith("loss_")] == ["loss_distillation"]
+    assert row["select_miou"] == ""
+    parameters = manifest_of(tmp_path)["parameters"]
+    counts = {part: sum(start[n].numel() for n in start if n.startswith(part)) for part in ("fam", "student")}
+    assert parameters["trained"] == counts["fam"] + counts["student"]
+    learnt = [n for n in model if "running_" not in n and "num_batches" not in n]
+    needed = [n for n in learnt if not n.startswith("auxiliary_head")]
+    assert parameters["inference"] == sum(model[n].numel() for n in needed)
+
+
+def test_averaged_weights_are_scored_and_kept(tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = []
+    add = progress.Progress.add
+
+    def adding(self: progress.Progress, terms: dict) -> None:
+        weights.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        add(self, terms)
+
+    monkeypatch.setattr(progress.Progress, "add", adding)
+    train(str(tiny_set), tiny(ema=0.75, accumulate=2, steps=3, evaluate_epochs=9), tmp_path)
+    expected = {name: value.double() for name, value in weights[1].items()}  # after the first step: as it is
+    for state in (weights[3], weights[5]):
+        expected = {name: 0.75 * value + 0.25 * state[name].double() for name, value in expected.items()}
+    kept = load_file(tmp_path / "model.safetensors")
+    for name, value in kept.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), expected[name], rtol=1e-5, atol=1e-6, msg=name)
+    assert any("running_mean" in name for name in kept)
+    assert not torch.equal(kept["fmm.levels.0.0.norm1.weight"], weights[5]["fmm.levels.0.0.norm1.weight"])
 
 
 def test_bf16_runs_on_a_cpu_and_keeps_fp32_weights(finished_run: Path, tiny_set: Path, tmp_path: Path) -> None:
@@ -143,6 +198,7 @@ def plain_losses(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     [
         ({"class_weights": (2.0, 2.0, 2.0)}, {"loss_segmentation": 2, "loss_auxiliary": 2}),
         ({"auxiliary_weight": 0.8}, {"loss_auxiliary": 2}),
+        ({"segmentation_weight": 2.0}, {"loss_segmentation": 2, "loss_auxiliary": 2}),
         ({"distill_weight": 3.0}, {"loss_distillation": 3}),
         ({"dice_weight": 1.0}, {"loss_segmentation": None}),
         ({"focal_weight": 1.0}, {"loss_segmentation": None}),

@@ -56,6 +56,7 @@ def test_resume_without_a_checkpoint_starts_at_step_0(
         ({"steps": 5, "checkpoint_steps": 2}, 2),  # in mid-epoch, first batch after a checkpoint
         ({"steps": 5, "checkpoint_steps": 2}, 4),  # in mid-epoch, second epoch
         ({"steps": 6, "tiles": 4, "unlabelled": 1, "crop": 0, "photometric": False}, 4),  # kept teacher maps
+        ({"steps": 6, "fam_path": "beside", "ema": 0.9, "encoder_rate": 0.5}, 4),
         ({"steps": 3, "accumulate": 2}, 5),  # the epoch ends between two halves of a step: the checkpoint waits
     ],
 )
