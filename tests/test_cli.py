@@ -53,7 +53,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
 def test_the_commands_are_the_documented_ones() -> None:
-    documented = {(), ("train",), ("settings",), ("evaluate",), ("notebook",), ("report",), ("data",)}
+    documented = {(), ("train",), ("settings",), ("teachers",), ("evaluate",), ("notebook",), ("report",), ("data",)}
     documented |= {("grid",), ("status",)}
     documented |= {("data", name) for name in ("list", "fetch", "check", "make")}
     assert set(COMMANDS) == documented

@@ -1,4 +1,4 @@
-"""The command line: ``ktda data | train | settings | evaluate | grid | status | notebook | report``.
+"""The command line: ``ktda data | train | settings | teachers | evaluate | grid | status | notebook | report``.
 
 A user's mistake ends in one line and exit code 2. Heavy imports stay inside the commands, so that help is quick.
 """
@@ -17,6 +17,7 @@ import ktda
 from ktda.cli import data as data_commands
 from ktda.cli.predict import predict
 from ktda.cli.settings import settings
+from ktda.cli.teachers import teachers
 from ktda.errors import InputError
 from ktda.files import read_json, write_json
 
@@ -106,6 +107,7 @@ def train(
 
 
 app.command()(settings)
+app.command()(teachers)
 
 
 @app.command()
