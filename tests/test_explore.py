@@ -203,7 +203,6 @@ def test_without_a_front_end_the_output_is_the_picture(runs):
 
 def test_the_logic_needs_no_widgets():
     folder = Path(ktda_lab.__file__).parent
-    users = [
-        path.name for path in folder.rglob("*.py") if re.search(r"^ *(import|from) ipywidgets", path.read_text(), re.M)
-    ]
+    imports = re.compile(r"^ *(import|from) ipywidgets", re.MULTILINE)
+    users = [path.name for path in folder.rglob("*.py") if imports.search(path.read_text())]
     assert users == ["widgets.py"]
