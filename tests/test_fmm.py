@@ -132,5 +132,5 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 def test_512_pixels_do_not_build_the_attention_matrix() -> None:
     """148 x 148 = 21904 tokens; their matrix has 4.8e8 entries, 1.8 GiB per head."""
-    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 300  # MiB

@@ -131,7 +131,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 def test_relational_never_builds_the_matrix_of_places() -> None:
     """128 x 128 places: 1 GiB for one image and one matrix."""
-    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     assert float(run.stdout) < 300  # MiB
 
 

@@ -312,7 +312,7 @@ def test_runs_at_parameters_that_take_seconds(path, tmp_path, tmp_path_factory, 
         values["RESULTS"] = str(make_published(tmp_path_factory.mktemp("published") / "grid"))
     # The demo sets are made once for all notebooks, and never in the reader's own folder.
     monkeypatch.setenv("KTDA_DATA", str(tmp_path_factory.getbasetemp() / "notebook_data"))
-    run_notebook(path, values, tmp_path / path.name, cwd=tmp_path, timeout=200)
+    run_notebook(path, values, tmp_path / path.name, cwd=tmp_path)
     if calls_of(path, "save_figure"):
         assert list((tmp_path / "made").rglob("figures.json"))
     assert {p.name for p in tmp_path.iterdir()} <= {path.name, f"{path.stem}.manifest.json", "made"}
