@@ -14,7 +14,7 @@ from tiny_runs import as_options, make_set, manifest_of, results_of
 
 from ktda.scores.evaluate import evaluate_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).resolve().parents[1]
 # Slow enough to be hit in the middle, 3 batches per epoch; checkpoints after every second step.
 LONG = {"steps": 24, "checkpoint_steps": 2, "evaluate_epochs": 5, "student_drop_path": 0.2}
@@ -32,13 +32,13 @@ def start(words: list[str], cwd: Path) -> subprocess.Popen:
 
 def finish(words: list[str], cwd: Path, more: Mapping[str, str] | None = None) -> subprocess.CompletedProcess:
     environment = ENVIRONMENT | dict(more or {})
-    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    until = time.monotonic() + 300
+    until = time.monotonic() + 1800
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < until, f"{path.name} did not appear"
@@ -62,7 +62,7 @@ def test_killed_in_mid_epoch_again_and_again_it_ends_the_same(tiny_set: Path, tm
         seen = out / "checkpoint.safetensors"
         wait_for(seen, process)
         before = seen.stat().st_mtime_ns
-        until = time.monotonic() + 300
+        until = time.monotonic() + 1800
         while seen.stat().st_mtime_ns == before and process.poll() is None and time.monotonic() < until:
             time.sleep(0.001)  # until this process has itself written one
         time.sleep(0.02 * number)
@@ -83,7 +83,7 @@ def test_a_stopped_run_says_so_and_can_be_resumed(
     process = start(command(tiny_set, out), tmp_path)
     wait_for(out / "checkpoint.safetensors", process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate()
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     manifest = manifest_of(out)
@@ -116,18 +116,18 @@ def test_two_processes(tmp_path: Path) -> None:
 
 def test_an_installed_wheel_without_a_checkout(tiny_set: Path, tmp_path: Path) -> None:
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True, timeout=300)
+    subprocess.run(build, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("ktda-*.whl")
     target = tmp_path / "site"
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
-    subprocess.run(install, check=True, capture_output=True, timeout=300)
+    subprocess.run(install, check=True, capture_output=True)
     away = tmp_path / "away"
     away.mkdir()
     environment = ENVIRONMENT | {"PYTHONPATH": str(target)}
 
     def run(*words: str) -> subprocess.CompletedProcess:
         python = [sys.executable, *words]
-        return subprocess.run(python, cwd=away, env=environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(python, cwd=away, env=environment, capture_output=True, text=True)
 
     where = run("-c", "import ktda; print(ktda.__file__)")
     assert where.stdout.strip().startswith(str(target)), where.stderr
