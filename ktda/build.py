@@ -73,7 +73,7 @@ def describe(
         values = {k: v for k, v in values.items() if not k.startswith(_TRANSFER)}
         values |= {"fam": False, "neck_scales": (), "fmm": "none"}
     elif name == "ktda" and config.fam_path == "beside":  # the levels are a pyramid already
-        values |= {"neck_scales": (), "neck_width": 0}
+        values |= {"neck_scales": (), "neck_width": 0, "fam": config.distils}
     if name == "teacher" and not config.neck_scales:
         raise InputError(
             "neck_scales is empty, but model=teacher needs the neck between teacher and decoder"

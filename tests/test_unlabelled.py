@@ -10,8 +10,9 @@ from PIL import Image
 from tiny_runs import make_set, manifest_of, tiny, train_until
 from tiny_sets import put_image
 
+from ktda.data import unlabelled
 from ktda.data.check import check
-from ktda.data.folder import open_data
+from ktda.data.folder import TileSet, open_data
 from ktda.data.unlabelled import Unlabelled, find_images, folder_images, smallest_tile
 from ktda.errors import InputError
 from ktda.training import train
@@ -72,6 +73,18 @@ def test_large_images_are_cut_at_random_by_key(tiny_set: Path, tmp_path: Path) -
     assert max(lefts) > 63
     again = Unlabelled(open_data(tiny_set), images, (30, 32), seed=4)
     assert not all(torch.equal(again.read(0, place), cuts.read(0, place)) for place in range(6))
+
+
+def test_a_window_of_a_large_file_holds_the_same_pixels(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rasterio")
+    put_image(tmp_path / "large.tif", 4, (90, 80))
+    cuts = Unlabelled(open_data(tiny_set), [tmp_path / "large.tif"], (32, 40))
+    whole = [cuts.read(turn, 1) for turn in range(5)]
+    monkeypatch.setattr(unlabelled, "CACHED_BYTES", 0)
+    monkeypatch.setattr(TileSet, "read_image", None)  # the file is not decoded as a whole
+    assert all(torch.equal(cuts.read(turn, 1), whole[turn]) for turn in range(5))
 
 
 def test_images_that_do_not_fit_are_named_before_training(tiny_set: Path, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ as often in one pass as tiles fit into it.
 """
 
 import hashlib
+import importlib.util
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +91,7 @@ class Unlabelled:
 
     def __post_init__(self) -> None:
         self.images_at: list[Path] = []
+        self._sizes: dict[Path, tuple[int, int]] = {}  # (height, width)
         self.total_bytes = 0
         self._decoded: dict[Path, np.ndarray] = {}
         rows, columns = self.size
@@ -99,6 +102,7 @@ class Unlabelled:
                 cure = f"it is smaller than a tile of {columns}x{rows}; set a smaller crop"
                 raise InputError(f"{path}: {width}x{height} pixels; {cure}")
             self.images_at += [path] * places
+            self._sizes[path] = height, width
             self.total_bytes += height * width * self.tile_set.num_bands
 
     def __len__(self) -> int:
@@ -107,16 +111,19 @@ class Unlabelled:
     def read(self, turn: int, place: int) -> torch.Tensor:
         """A cut (bands, rows, columns) uint8, at random by (seed, turn, place)."""
         path = self.images_at[place]
+        rows, columns = self.size
+        height, width = self._sizes[path]
+        draw = generator(self.seed, "cut", turn, place)
+        top, left = torch.rand(2, generator=draw).tolist()
+        top = int(top * (height - rows + 1))
+        left = int(left * (width - columns + 1))
+        if self.total_bytes > CACHED_BYTES and _has_windows(path, self.tile_set):
+            return torch.from_numpy(_read_window(path, top, left, rows, columns))
         image = self._decoded.get(path)
         if image is None:
             image = self.tile_set.read_image(path)  # (H, W, bands)
             if self.total_bytes <= CACHED_BYTES:
                 self._decoded[path] = image
-        rows, columns = self.size
-        draw = generator(self.seed, "cut", turn, place)
-        top, left = torch.rand(2, generator=draw).tolist()
-        top = int(top * (image.shape[0] - rows + 1))
-        left = int(left * (image.shape[1] - columns + 1))
         cut = np.ascontiguousarray(image[top : top + rows, left : left + columns])
         return torch.from_numpy(cut).permute(2, 0, 1)  # (rows, columns, bands) -> (bands, ...)
 
@@ -138,3 +145,19 @@ def _image_size(path: Path, tile_set: TileSet) -> tuple[int, int]:
         raise InputError(f"{path}: holds {kind}, expected 8-bit RGB; convert it, or take it out")
     with Image.open(path) as image:
         return image.height, image.width
+
+
+def _has_windows(path: Path, tile_set: TileSet) -> bool:
+    """Whether a part of the file can be read alone: 8-bit RGB TIFF, where rasterio is there."""
+    is_tiff = path.suffix.lower() in (".tif", ".tiff")
+    return is_tiff and not tile_set.bands and importlib.util.find_spec("rasterio") is not None
+
+
+def _read_window(path: Path, top: int, left: int, rows: int, columns: int) -> np.ndarray:
+    """(bands, rows, columns) of a large file, without the rest of it."""
+    import rasterio  # an extra
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        with rasterio.open(path) as file:
+            return file.read(window=((top, top + rows), (left, left + columns)))
