@@ -16,6 +16,7 @@ from ktda.errors import InputError
 from ktda.files import read_json, write_json
 from ktda.images import IMAGENET_MEAN, IMAGENET_STD
 from ktda.model import KTDA
+from ktda.seeding import training_seed
 from ktda.teacher import Teacher
 from ktda.weights.model_folder import FORMAT, check_model_folder
 from ktda.weights.tensors import load_strict, read_tensors
@@ -40,7 +41,7 @@ def _teacher_arguments(config: Config) -> dict:
         "pretrained": config.teacher_pretrained,
         "norm": config.teacher_norm,
         "resample": config.teacher_resample,
-        "seed": config.seed,
+        "seed": training_seed(config.seed, config.repeat),
     }
 
 
@@ -59,6 +60,7 @@ def describe(
     """
     values = config.identity()  # a setting that came later stands here only where it is set
     values |= {"num_classes": num_classes, "encoder": config.student}
+    values["seed"] = training_seed(config.seed, config.repeat)
     drop_path = config.student_drop_path
     values["encoder_options"] = {"drop_path_rate": drop_path} if drop_path else {}
     if teacher is not None:

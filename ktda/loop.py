@@ -28,7 +28,7 @@ from ktda.data.unlabelled import Unlabelled
 from ktda.objective import Objective
 from ktda.optimisation import freeze, learning_rate, parameter_groups
 from ktda.runs.progress import Progress
-from ktda.seeding import derive_seed
+from ktda.seeding import derive_seed, training_seed
 from ktda.targets import Targets
 from ktda.teacher import Teacher
 
@@ -51,6 +51,7 @@ class Trainer:
     ) -> None:
         self.accelerator = accelerator
         self.config = config
+        self.seed = training_seed(config.seed, config.repeat)
         self.ignore_index = tile_set.ignore_index
         self.targets = None
         if config.distils:
@@ -70,7 +71,7 @@ class Trainer:
         self.labelled = len(splits.train)
         pairs = splits.train + (splits.unlabelled if config.unlabelled else [])
         cache = len(pairs) <= CACHED_TILES
-        self.tiles = Tiles(tile_set, pairs, augment, config.seed, cache, self.labelled, unlabelled)
+        self.tiles = Tiles(tile_set, pairs, augment, self.seed, cache, self.labelled, unlabelled)
         bare = accelerator.unwrap_model(self.model)
         self.progress = Progress(accelerator, config, bare, self.optimiser, tile_set, splits, out)
         self.stream()  # refuses too few tiles before anything is written
@@ -83,7 +84,7 @@ class Trainer:
             config.batch_size,
             config.steps * config.accumulate,
             start=self.progress.batch,
-            seed=config.seed,
+            seed=self.seed,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             unlabelled=config.unlabelled,
@@ -157,7 +158,7 @@ class Trainer:
     def _seed_dropout(self) -> None:
         # Dropout and drop path draw from the global generator: keyed, a resumed run draws the same.
         rank = self.accelerator.process_index
-        torch.manual_seed(derive_seed(self.config.seed, "step", self.progress.batch, rank))
+        torch.manual_seed(derive_seed(self.seed, "step", self.progress.batch, rank))
 
     def _set_rate(self) -> None:
         rate = learning_rate(self.progress.batch // self.config.accumulate, self.config)

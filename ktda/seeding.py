@@ -13,6 +13,11 @@ def derive_seed(*key: int | str) -> int:
     return int.from_bytes(digest[:8], "little") >> 1
 
 
+def training_seed(seed: int, repeat: int) -> int:
+    """Of all that is random in a run but the draw of tiles: the seed, or one of its repeat's own."""
+    return derive_seed(seed, "repeat", repeat) if repeat else seed
+
+
 def generator(*key: int | str) -> torch.Generator:
     """A CPU generator of its own, seeded by the key."""
     return torch.Generator().manual_seed(derive_seed(*key))

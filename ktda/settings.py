@@ -165,6 +165,7 @@ class Config(Strict):
     checkpoint_steps: int = _setting(0, "steps between checkpoints besides those at evaluations, 0: none", 0, _LONGEST)
     workers: int = _setting(0, "loader processes", 0, 256)
     seed: int = _setting(0, "of weights, order, augmentation and dropout", 0, 2**63 - 1)
+    repeat: int = _setting(0, "another training on the seed's own draw of tiles, 0: the first", 0, 10**6, added=True)
 
     def __init__(self, **values: Any) -> None:
         for name in values:

@@ -28,6 +28,7 @@ from ktda.runs.folder import (
     start_manifest,
 )
 from ktda.runs.record import ended_by
+from ktda.seeding import training_seed
 from ktda.warm_start import count_parts, initialise
 
 
@@ -157,7 +158,7 @@ def _find_unlabelled(
     if not paths:
         return None, None
     size = (config.crop, config.crop) if config.crop else smallest_tile(tile_set, splits.train)
-    images = Unlabelled(tile_set, paths, size, config.seed)
+    images = Unlabelled(tile_set, paths, size, training_seed(config.seed, config.repeat))
     about = images.describe(sources)
     if before and about["hash"] != earlier.get("hash"):
         cure = "resume with the same, or choose another --out"

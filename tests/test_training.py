@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ktda.build import load_model
 from ktda.data.folder import open_data
+from ktda.data.protocol import choose_splits
 from ktda.errors import InputError
 from ktda.images import normalise
 from ktda.runs import progress
@@ -144,3 +145,17 @@ def test_tiles_that_do_not_fit_end_the_run_in_one_line(tmp_path: Path) -> None:
     assert "tiles of one batch are 40x40, 48x48 pixels; set crop, to at most 40" in error
     for name in ("crop", "neck", "labels", "sizes"):
         assert manifest_of(tmp_path / name)["status"] == "failed"
+
+
+def test_a_repeat_is_another_training_on_the_same_draw(tiny_set: Path, tmp_path: Path) -> None:
+    settings = {"steps": 1, "tiles": 4}
+    for name, more in {"first": {}, "again": {"repeat": 1}, "other": {"seed": 1}}.items():
+        train(str(tiny_set), tiny(**settings, **more), tmp_path / name)
+    seeds = {name: load_model(tmp_path / name)[1]["arguments"]["seed"] for name in ("first", "again", "other")}
+    assert len(set(seeds.values())) == 3
+    draws = [
+        [pair.stem for pair in choose_splits(open_data(tiny_set), tiles=4, seed=tiny(**more).seed).train]
+        for more in ({}, {"repeat": 1}, {"seed": 1})
+    ]
+    assert draws[0] == draws[1] != draws[2]
+    assert tiny().config_hash == tiny(repeat=0).config_hash != tiny(repeat=1).config_hash
