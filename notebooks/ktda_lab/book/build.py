@@ -61,7 +61,7 @@ def build_book(made: Sequence[Made], build: Path, notebooks: Path, provenance: d
     warnings = StringIO()
     with docutils_namespace():
         folders = map(str, (source.folder, CONF, book, build / "doctrees"))
-        Sphinx(*folders, "html", status=None, warning=warnings).build()
+        Sphinx(*folders, "html", status=None, warning=warnings).build(force_all=True)  # every sidebar
     write_beside(build.parent / "index.html", ENTRY)
     return re.sub("\x1b\\[[0-9;]*m", "", warnings.getvalue()).splitlines()  # without their colours
 

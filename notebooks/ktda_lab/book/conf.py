@@ -15,6 +15,6 @@ napoleon_use_ivar = True
 python_maximum_signature_line_length = 70
 html_theme = "sphinx_book_theme"
 html_theme_options = {"navbar_persistent": [], "footer_content_items": [], "use_download_button": False}
-html_copy_source = False
+html_copy_source = html_use_index = html_domain_indices = False  # there is a search
 html_static_path = ["static"]
 html_css_files = ["book.css"]

@@ -52,7 +52,8 @@ def provenance_table(provenance: dict[str, Any]) -> str:
 
 def caption(figure: dict[str, Any]) -> str:
     """Title and caption of a figure."""
-    return f"**{plain(figure['title'])}.** {plain(figure['caption'])}"
+    title = figure["title"]
+    return f"**{plain(title if title.endswith(('?', '.')) else title + '.')}** {plain(figure['caption'])}"
 
 
 def table_links(notebook: Made, addresses: dict[str, str]) -> str:
