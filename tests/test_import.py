@@ -360,6 +360,20 @@ def test_what_has_no_name_is_listed_ready_to_fill_in(tmp_path):
     assert sorted(yaml.safe_load(result.output)["value_map"]) == [0, 76, 150]
 
 
+def test_palettes_that_differ_are_read_by_colour(tmp_path):
+    source = tmp_path / "source"
+    for i in range(3):
+        put_image(source / f"images/t{i}.png", i)
+        (source / "masks").mkdir(exist_ok=True)
+        as_palettes_in_any_order(source / f"masks/t{i}.png", labels(i))
+    assert "3 colours without a name" in refused(source)
+    for i in range(3):
+        put_mask(source / f"masks/t{i}.png", labels(i), PALETTE)
+    tile_set = bring(source)  # one palette: the index is the label
+    same(read_back(tile_set), {f"t{i}": labels(i) for i in range(3)})
+    assert tile_set.palette == tuple(map(tuple, PALETTE[:3].tolist()))
+
+
 def test_without_out_nothing_is_written_and_the_page_shows_all_when_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "source"

@@ -10,7 +10,6 @@ from ktda.data.layout import SPLIT_ORDER
 from ktda.errors import InputError
 from ktda.importing.pairing import Pair
 from ktda.importing.raster import Window
-from ktda.seeding import derive_seed
 
 CUT = r"_y\d+_x\d+"  # what a window adds to the name of its image
 
@@ -80,6 +79,8 @@ def draw_splits(tiles: list[Tile], shares: tuple[float, ...], seed: int) -> dict
     Raises:
         InputError: fewer scenes than splits.
     """
+    from ktda.seeding import derive_seed  # it brings torch, and a mistake shall be told before
+
     wanted = {name: share for name, share in zip(SPLIT_ORDER, shares, strict=False) if share}
     sizes: Counter = Counter()
     for tile in tiles:
