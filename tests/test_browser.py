@@ -16,7 +16,10 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+import yaml
 from ktda_lab.headless.report import build_report
+
+from ktda.data.folder import open_data
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 playwright = pytest.importorskip("playwright.sync_api")
@@ -67,24 +70,39 @@ def open_page(browser):
 # The report
 
 
+EVIL = ["<script>alert(1)</script>", "[x](javascript:alert(2))", r"$\href{javascript:alert(3)}{z}$"]
+EVIL += ["<img src=y onerror=alert(4)>"]
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """A report of the real quickstart and of the notebooks' formulas, at preset smoke."""
-    folder, out = tmp_path_factory.mktemp("source") / "notebooks", tmp_path_factory.mktemp("reports")
-    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns("*.ipynb", "reports", "runs", "data"))
-    for name in ("README.md", "data/README.md"):
-        (folder.parent / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, folder.parent / name)
+    """A report of the real quickstart, of 01 on a set with hostile names, and of all formulas, at preset smoke."""
+    root, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("reports")
+    folder, hostile = root / "notebooks", tmp_path_factory.mktemp("data") / "<i>set"
+    shutil.copytree(open_data("demo_cloud").root, hostile)
+    (hostile / "dataset.yaml").write_text(yaml.safe_dump({"classes": EVIL}))
+    folder.mkdir()
     for source in sorted((ROOT / "notebooks").glob("*.ipynb")):
         content = json.loads(source.read_text())
-        if source.stem != "00_quickstart":  # its text alone
-            parameters = [c for c in content["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        parameters = [c for c in content["cells"] if "parameters" in c["metadata"].get("tags", [])]
+        if source.stem == "01_data_exploration":
+            parameters[0]["source"] = "".join(parameters[0]["source"]).replace("demo_cloud", str(hostile))
+        elif source.stem != "00_quickstart":  # its text alone
             content["cells"] = [c for c in content["cells"] if c["cell_type"] == "markdown" or c in parameters]
         (folder / source.name).write_text(json.dumps(content))
-    for folder_name in ("ktda", "reports"):  # what the notebooks' texts link to
-        (folder.parent / folder_name).symlink_to(ROOT / folder_name)
+    for name in (
+        "ktda",
+        "reports",
+        "docs",
+        "data",
+        "README.md",
+        "notebooks/images",
+        "notebooks/README.md",
+    ):  # linked to
+        (root / name).symlink_to(ROOT / name)
+    (folder / "ktda_lab").symlink_to(ROOT / "notebooks" / "ktda_lab")
     results = build_report("smoke", out, notebooks=folder)
-    assert [result.name for result in results if result.status == "failed"] == []
+    assert [(result.name, result.reason) for result in results if result.status == "failed"] == []
     return out
 
 
@@ -99,33 +117,51 @@ def broken(page) -> list[str]:
     return images + [str(path) for path in files if not path.exists()]
 
 
-def typeset(page) -> list[str]:
-    """Wait for MathJax; what it could not set, or did not find."""
-    page.wait_for_function("window.MathJax && MathJax.isReady && MathJax.Hub.queue.pending === 0", timeout=60_000)
-    page.wait_for_function("!MathJax.Hub.queue.running && MathJax.Hub.getAllJax().every(jax => jax.CHTML !== 0)")
-    page.evaluate("document.fonts.ready")
-    errors = page.evaluate(
-        "[...document.querySelectorAll('.MathJax_Error, .merror, .noError')].map(e => e.textContent)"
-    )
-    text = page.evaluate("[...document.querySelectorAll('.jp-RenderedMarkdown')].map(e => e.innerText).join(' ')")
-    return errors + re.findall(r"\$[^$\n]*\\[a-z]+[^$\n]*\$", text)
+def typeset(page) -> int:
+    """Wait for MathJax; how many formulas it set. What it could not set, or did not find, is an error."""
+    if not page.evaluate("document.querySelectorAll('.math').length"):
+        return 0
+    page.wait_for_function("window.MathJax && MathJax.startup && MathJax.startup.promise", timeout=60_000)
+    page.evaluate("MathJax.startup.promise.then(() => document.fonts.ready).then(() => 0)")
+    assert page.evaluate("[...document.querySelectorAll('mjx-merror')].map(e => e.textContent)") == []
+    text = page.evaluate("[...document.querySelectorAll('article p, article li')].map(e => e.innerText).join(' ')")
+    assert [found for found in re.findall(r"\$[^$\n]*\\[a-z]+[^$\n]*\$", text) if "href" not in found] == []
+    return page.evaluate("document.querySelectorAll('mjx-container').length")
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_report_reads_well(report, open_page, width):
-    page = open_page(width)
-    places = [report / "index.html", *sorted((report / "build").glob("*.html"))]
-    formulas = 0
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark")])
+def test_report_reads_well(report, open_page, width, scheme):
+    page, said = open_page(width), []
+    page.emulate_media(color_scheme=scheme)
+    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+    book, formulas = report / "book", 0
+    page.goto((report / "index.html").as_uri())
+    page.wait_for_url("**/book/index.html")
+    places = [place for place in sorted(book.rglob("*.html")) if not {"_static", "_modules"} & set(place.parts)]
+    assert len(places) > 30
     for place in places:
         page.goto(place.as_uri())
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        if place.name != "index.html":
-            assert typeset(page) == [], place.name
-            formulas += page.evaluate("document.querySelectorAll('.MathJax').length")
+        formulas += typeset(page)
         assert broken(page) == [], place.name
         assert page.evaluate("document.documentElement.scrollWidth") <= width, f"{place.name} scrolls sideways"
-        page.screenshot(path=SCREENSHOTS / f"{place.stem}_{width}.png", full_page=True)
+        assert page.evaluate("document.querySelectorAll('[href^=\"javascript:\"], [onerror]').length") == 0, place.name
+        shade = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (shade == "rgb(255, 255, 255)") == (scheme == "light"), "light and dark follow the reader's system"
+        if place.parent != book / "api":
+            page.screenshot(path=SCREENSHOTS / f"{place.stem}_{width}_{scheme}.png", full_page=True)
     assert formulas > 20
+    assert said == [], "a class name was run"
+
+
+def test_the_search_works_from_a_folder(report, open_page):
+    page = open_page(1280)
+    page.goto((report / "book" / "search.html").as_uri() + "?q=distillation")
+    page.wait_for_selector("#search-results li a", timeout=60_000)
+    found = page.evaluate("[...document.querySelectorAll('#search-results li a')].map(link => link.href)")
+    assert any("03_feature_alignment" in link for link in found)
+    page.goto((report / "book" / "search.html").as_uri() + "?q=xyzzyplugh")
+    page.wait_for_function("document.querySelector('#search-results').innerText.includes('did not match')")
 
 
 # JupyterLab
