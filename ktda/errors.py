@@ -15,4 +15,6 @@ class InputError(ValueError):
 def suggest_name(name: object, known: Collection[str], otherwise: str = "") -> str:
     """The cure for a name that is not known: the nearest that is, else the advice given, else all."""
     close = difflib.get_close_matches(str(name), known, n=1)
-    return f"did you mean {close[0]}?" if close else otherwise or f"expected one of {', '.join(known)}"
+    return (
+        f"did you mean {close[0]}?" if close else otherwise or f"expected one of {', '.join(known)}"
+    )
