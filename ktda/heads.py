@@ -50,17 +50,13 @@ class DecodeHead(nn.Module):
         super().__init__()
         if kind not in KINDS:
             raise ValueError(f"decode head {kind!r}; expected one of {', '.join(KINDS)}")
-        # SMP's decoders count levels from stride 1; strides 1 and 2 are not used: no channels here.
+        # SMP's decoders count five levels below the image; strides 1 and 2 have no channels here.
         pyramid = [0, 0, *in_channels]
         if kind == "upernet":
-            self.decoder = UPerNetDecoder(pyramid, encoder_depth=5, decoder_channels=channels)
+            self.decoder = UPerNetDecoder(pyramid, 5, decoder_channels=channels)
             self.decoder.feature_norms = nn.ModuleList()  # the authors' form: no norm per level
         else:
-            self.decoder = SegformerDecoder(
-                pyramid,
-                encoder_depth=5,
-                segmentation_channels=channels,
-            )
+            self.decoder = SegformerDecoder(pyramid, 5, segmentation_channels=channels)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(channels, num_classes, 1)
         _initialise(self)

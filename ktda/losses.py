@@ -183,11 +183,7 @@ def cross_entropy(
     if average not in CE_AVERAGES:
         raise ValueError(f"ce_average {average!r}; expected one of {', '.join(CE_AVERAGES)}")
     total = F.cross_entropy(
-        logits.float(),
-        masks,
-        weight=class_weights,
-        ignore_index=ignore_index,
-        reduction="sum",
+        logits.float(), masks, class_weights, ignore_index=ignore_index, reduction="sum"
     )
     if average == "authors":
         return total / masks.numel()
