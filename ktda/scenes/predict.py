@@ -114,7 +114,7 @@ def predict_scene(
     count = len(normalisation["mean"])
     with open_source(
         scene,
-        options.bands,
+        options.bands or normalisation.get("bands"),  # as in training
         count,
         options.nodata,
         options.stretch,
