@@ -161,6 +161,10 @@ def test_every_part_can_be_left_out_or_exchanged(tiny_arguments: dict, change: d
 def test_beside_the_decoder_fam_serves_the_distillation_alone(tiny_arguments: dict) -> None:
     beside = {"fam_path": "beside", "neck_scales": None}
     model, x = KTDA(**tiny_arguments | beside).eval(), images(75, 101)
+    calls = []
+    model.fam.register_forward_hook(lambda *_: calls.append(1))
+    model(x)
+    assert not calls  # a prediction does not ask it
     out = model(x, outputs=True)
     assert [tuple(m.shape) for m in out.aligned] == [(2, 16, 10, 13)] * 4  # the teacher's width and grid
     assert [tuple(m.shape[1:]) for m in out.pyramid] == [(8, 18, 25), (8, 9, 12), (16, 4, 6), (16, 2, 3)]
