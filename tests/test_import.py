@@ -454,7 +454,7 @@ def test_what_cannot_be_read_exactly_is_left_out_and_said(tmp_path):
 def test_a_killed_or_failed_import_leaves_no_folder(tmp_path, monkeypatch):
     source = tmp_path / "source"
     put_pairs(source)
-    monkeypatch.setattr("ktda.importing.write.page", lambda *_: 1 / 0)
+    monkeypatch.setattr("ktda_lab.importing.write.page", lambda *_: 1 / 0)
     result = run(source, "--out", tmp_path / "out")
     assert isinstance(result.exception, ZeroDivisionError)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]

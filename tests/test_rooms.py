@@ -21,7 +21,6 @@ FLOORS = (
     ("errors", "seeding", "files", "schema", "yaml_files"),
     ("images", "losses", "settings", "config"),
     ("weights", "data"),
-    ("importing",),
     ("student", "teacher", "extractors", "fam", "neck", "fmm", "heads", "targets"),
     ("model", "optimisation"),
     ("baselines", "official"),

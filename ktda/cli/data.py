@@ -81,10 +81,11 @@ def import_(
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
 ) -> None:
     """Bring images and masks from SOURCE into the layout that training reads; SOURCE stays as it is."""
+    from ktda_lab.importing.labels import Unnamed
+    from ktda_lab.importing.plan import Wishes, make_plan
+    from ktda_lab.importing.write import check_out, write
+
     from ktda.data.spec import FILE, Spec, read_spec
-    from ktda.importing.labels import Unnamed
-    from ktda.importing.plan import Wishes, make_plan
-    from ktda.importing.write import check_out, write
     from ktda.schema import parse
 
     if out is not None:

@@ -8,8 +8,8 @@ import numpy as np
 
 from ktda.data.layout import SPLIT_ORDER
 from ktda.errors import InputError
-from ktda.importing.pairing import Pair
-from ktda.importing.raster import Window
+from ktda_lab.importing.pairing import Pair
+from ktda_lab.importing.raster import Window
 
 CUT = r"_y\d+_x\d+"  # what a window adds to the name of its image
 

@@ -13,10 +13,10 @@ from tqdm import tqdm
 from ktda.data.spec import FILE
 from ktda.errors import InputError
 from ktda.files import now
-from ktda.importing.labels import read_labels
-from ktda.importing.page import SHOWN, page
-from ktda.importing.plan import Plan, choose_bands
-from ktda.importing.raster import Raster, Window, open_raster
+from ktda_lab.importing.labels import read_labels
+from ktda_lab.importing.page import SHOWN, page
+from ktda_lab.importing.plan import Plan, choose_bands
+from ktda_lab.importing.raster import Raster, Window, open_raster
 
 SAMPLES = 2_000_000  # pixels that percentiles are taken of
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ktda.data.spec import default_palette
 from ktda.errors import InputError
-from ktda.importing.raster import Raster, Unfit, Window
+from ktda_lab.importing.raster import Raster, Unfit, Window
 
 NODATA = -(1 << 31)  # a pixel that the file itself calls empty
 IGNORE = "ignore"  # a class of this name is none: its pixels count nowhere

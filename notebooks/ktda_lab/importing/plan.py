@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ktda.errors import InputError
-from ktda.importing.labels import Labels, MaskValues, decide, read_labels
-from ktda.importing.pairing import find_pairs
-from ktda.importing.raster import Raster, Unfit, Window, check_whole, open_raster
-from ktda.importing.splits import Tile, draw_splits, keep_splits, scene_of, scene_pattern
+from ktda_lab.importing.labels import Labels, MaskValues, decide, read_labels
+from ktda_lab.importing.pairing import find_pairs
+from ktda_lab.importing.raster import Raster, Unfit, Window, check_whole, open_raster
+from ktda_lab.importing.splits import Tile, draw_splits, keep_splits, scene_of, scene_pattern
 
 
 @dataclass(frozen=True)

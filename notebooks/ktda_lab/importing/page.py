@@ -6,7 +6,7 @@ from html import escape
 
 from PIL import Image
 
-from ktda.importing.plan import Plan
+from ktda_lab.importing.plan import Plan
 
 SHOWN = 8  # tiles of a split
 SIDE = 160  # of a picture, px
