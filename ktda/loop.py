@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ktda.config import Config
 from ktda.data.bands import teacher_bands
@@ -28,6 +27,7 @@ from ktda.data.unlabelled import Unlabelled
 from ktda.objective import Objective
 from ktda.optimisation import freeze, learning_rate, parameter_groups
 from ktda.runs.progress import Progress
+from ktda.runs.watch import Watch
 from ktda.seeding import derive_seed, training_seed
 from ktda.targets import Targets
 from ktda.teacher import Teacher
@@ -92,7 +92,7 @@ class Trainer:
         )
 
     def fit(self, resume: bool = False) -> None:
-        """The loop, to the last step; its bar shows on a terminal only."""
+        """The loop, to the last step."""
         config = self.config
         progress = self.progress
         if resume:
@@ -102,32 +102,34 @@ class Trainer:
         loader = DataLoader(
             self.tiles, batch_sampler=stream, num_workers=config.workers, collate_fn=collate
         )
-        hidden = self.accelerator.process_index > 0 or None  # None: where there is no terminal
         begun = time.perf_counter() - progress.seconds
         checkpoint_due = False
-        bar = tqdm(loader, total=stream.batches, initial=progress.batch, disable=hidden)
-        batches = iter(bar)
-        while progress.batch < stream.batches:
-            together = list(itertools.islice(batches, config.accumulate))  # of one step
-            shares = self._shares([batch["mask"] for batch in together])
-            for batch, share in zip(together, shares, strict=True):
-                self._set_modes()
-                self._seed_dropout()
-                self._set_rate()
-                with self.accelerator.accumulate(self.model):
-                    terms = self.objective(self.model, batch["image"], batch["mask"], share)
-                    self.accelerator.backward(sum(terms.values()))
-                    self.optimiser.step()  # Accelerate lets it act on the last of a step only
-                    self.optimiser.zero_grad()
-                progress.add(terms)  # and counts the batch
-                progress.seconds = time.perf_counter() - begun
-                checkpoint_due |= self._end_epoch(stream)
-            # between steps only: no half-summed gradient is lost
-            every = config.checkpoint_steps * config.accumulate
-            checkpoint_due |= every > 0 and progress.batch % every == 0
-            if checkpoint_due:
-                progress.save()
-                checkpoint_due = False
+        batches = iter(loader)
+        with Watch(progress) as watch:
+            while progress.batch < stream.batches:
+                together = list(itertools.islice(batches, config.accumulate))  # of one step
+                shares = self._shares([batch["mask"] for batch in together])
+                for batch, share in zip(together, shares, strict=True):
+                    self._set_modes()
+                    self._seed_dropout()
+                    self._set_rate()
+                    with self.accelerator.accumulate(self.model):
+                        terms = self.objective(self.model, batch["image"], batch["mask"], share)
+                        self.accelerator.backward(sum(terms.values()))
+                        self.optimiser.step()  # Accelerate lets it act on the last of a step only
+                        self.optimiser.zero_grad()
+                    progress.add(terms)  # and counts the batch
+                    progress.seconds = time.perf_counter() - begun
+                    if self._end_epoch(stream):
+                        checkpoint_due = True
+                        watch.evaluated(progress.history[-1])
+                watch.step(terms)
+                # between steps only: no half-summed gradient is lost
+                every = config.checkpoint_steps * config.accumulate
+                checkpoint_due |= every > 0 and progress.batch % every == 0
+                if checkpoint_due:
+                    progress.save()
+                    checkpoint_due = False
 
     def _measure_teacher(self) -> None:
         """The teacher's channel statistics: the checkpoint's, or over the labelled tiles."""

@@ -163,6 +163,9 @@ class Config(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = _setting("fp32", "arithmetic of the forward pass")
     evaluate_epochs: int = _setting(1, "epochs between evaluations", 1, 1_000_000)
     checkpoint_steps: int = _setting(0, "steps between checkpoints besides those at evaluations, 0: none", 0, _LONGEST)
+    log_with: Literal[
+        "none", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+    ] = _setting("none", "Accelerate's tracker that hears of each evaluation; tells no runs apart", added=True)
     workers: int = _setting(0, "loader processes", 0, 256)
     seed: int = _setting(0, "of weights, order, augmentation and dropout", 0, 2**63 - 1)
     repeat: int = _setting(0, "another training on the seed's own draw of tiles, 0: the first", 0, 10**6, added=True)
@@ -213,11 +216,12 @@ class Config(Strict):
         return self.model_dump()
 
     def identity(self) -> dict[str, Any]:
-        """What tells runs apart: all settings but added ones at their defaults."""
+        """What tells runs apart: all settings but added ones at their defaults, and `log_with`."""
         fields = type(self).model_fields
         return {
             name: value
             for name, value in self.as_dict().items()
+            if name != "log_with"
             if value != fields[name].default or not fields[name].json_schema_extra["added"]
         }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
+from accelerate.tracking import get_available_trackers
 
 from ktda.build import build, describe, make_teacher, save_config
 from ktda.config import Config
@@ -70,7 +71,7 @@ def train(
     splits = _choose(tile_set, config)
     images, about_images = _find_unlabelled(tile_set, splits, config, unlabelled, before)
 
-    accelerator = _accelerator(config)
+    accelerator = _accelerator(config, out)
     teacher = make_teacher(config) if config.model in ("ktda", "teacher") else None
     # the frozen teacher with a decoder sees what a teacher sees
     bands = tile_set.rgb or () if config.model == "teacher" else config.bands
@@ -166,11 +167,19 @@ def _find_unlabelled(
     return images, about
 
 
-def _accelerator(config: Config) -> Accelerator:
+def _accelerator(config: Config, out: Path) -> Accelerator:
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision=fp16 needs a GPU; use bf16 or fp32 on this machine")
+    log_with = None if config.log_with == "none" else config.log_with
+    if log_with and log_with not in map(str, get_available_trackers()):
+        raise InputError(f"log_with={log_with} needs its library: pip install {log_with}")
     # Accelerate's settings are global to the process, and a second run in it may want others.
     AcceleratorState._reset_state()
     GradientState._reset_state()
     precision = "no" if config.precision == "fp32" else config.precision
-    return Accelerator(mixed_precision=precision, gradient_accumulation_steps=config.accumulate)
+    return Accelerator(
+        mixed_precision=precision,
+        gradient_accumulation_steps=config.accumulate,
+        log_with=log_with,
+        project_dir=out / "logs",  # of trackers that write files
+    )

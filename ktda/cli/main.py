@@ -86,24 +86,36 @@ def train(
     # Settings and folders first: a mistake shall not wait for torch to be imported.
     config = make_config(preset, [*(set_ or []), *([] if seed is None else [f"seed={seed}"])], data)
     check_layout(data)
+    from accelerate import PartialState
+
     from ktda.training import train as run
 
     out = out or Path("runs") / f"{Path(data).name}-{preset}-seed{config.seed}"
     metrics = run(data, config, out, resume, init, init_part, unlabelled or ())
+    if PartialState().is_main_process:
+        _tell(out, metrics, config.segmentation_weight > 0)
+
+
+def _tell(out: Path, metrics: dict, scored: bool) -> None:
+    """What a run came to, and where its pictures are; a picture that fails costs a line, not the run."""
     manifest = read_json(out / "manifest.json")
     for note in manifest["data"]["notes"]:
         typer.echo(f"note: {note}")
     for part, count in (manifest.get("init_tensors") or {}).items():
         typer.echo(f"{part}: {count['taken']} tensors of {manifest['init']}, {count['anew']} started anew")
-    if config.segmentation_weight:
+    if scored:
         typer.echo(_summary(metrics, out))
     else:
         typer.echo(f"distilled alone, nothing to score; go on with: --init {out} --init-part encoder")
     typer.echo(f"run folder: {out}")
-    if can_draw() and config.segmentation_weight:
-        from ktda_lab.run_pictures import draw_run
+    if scored and can_draw():
+        try:
+            from ktda_lab.run_pictures import draw_run
 
-        typer.echo(f"pictures: {draw_run(out)[0].parent}")
+            typer.echo(f"pictures: {draw_run(out)[0].parent}")
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            typer.echo(f"ktda: no pictures: {reason:.200}; try again by `ktda show {out}`", err=True)
 
 
 app.command()(settings)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ktda.build import load_model
 from ktda.data.folder import Pair, TileSet, open_data
@@ -46,7 +47,10 @@ def confusions(
     training = model.training
     model.eval()
     tiles = Tiles(tile_set, pairs)
-    mine = range(rank, len(pairs), world)
+    # None: shown where there is a terminal
+    mine = tqdm(
+        range(rank, len(pairs), world), "scoring", leave=False, disable=None if rank == 0 else True
+    )
     found: list[tuple[int, Tensor]] = []
     for _, batch in itertools.groupby((tiles[index] for index in mine), key=_batch_key()):
         items = list(batch)
