@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ktda_lab.headless.notebook import read_notebook, run_notebook
 from published_grid import make_published
 
 from ktda.errors import InputError
+from ktda.files import read_json
 
 pytest.importorskip("papermill")
 nbformat = pytest.importorskip("nbformat")
@@ -82,7 +84,7 @@ def test_parameters_cell_is_well_formed_and_follows_the_imports(path):
     if "OUT" in declared and path.stem != "05_training":
         assert declared["OUT"].default == f"reports/{path.stem}"
     if path.stem == "05_training":
-        assert list(declared) == ["DATA", "PRESET", "SEED", "OUT", "OVERRIDES"]
+        assert list(declared) == ["DATA", "PRESET", "SEED", "OUT", "OVERRIDES", "RUN"]
         assert declared["OVERRIDES"].annotation == "list[str]"
 
 
@@ -299,6 +301,20 @@ def test_wrong_names_are_seen(names, monkeypatch):
 
 
 # Execution
+
+
+def test_training_opens_a_finished_run_by_its_folder(finished_run, tmp_path):
+    run = shutil.copytree(finished_run, tmp_path / "elsewhere")
+    before = (run / "model.safetensors").stat().st_mtime_ns, (run / "manifest.json").read_bytes()
+    path = next(path for path in NOTEBOOKS if path.stem == "05_training")
+    run_notebook(path, {"RUN": str(run), "OUT": str(tmp_path / "made")}, tmp_path / path.name, cwd=tmp_path)
+    assert ((run / "model.safetensors").stat().st_mtime_ns, (run / "manifest.json").read_bytes()) == before
+    assert (run / "figures" / "prediction_gallery.png").is_file()
+    assert not (tmp_path / "made").exists()
+    manifest = read_json(run / "manifest.json")
+    text = (tmp_path / path.name).read_text()
+    assert manifest["config_hash"] in text
+    assert manifest["data"]["hash"] in text
 
 
 @each

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ktda.build import load_model
+from ktda.config import Config
 from ktda.data.bands import teacher_bands
 from ktda.data.folder import TileSet, open_data
 from ktda.data.tiles import Tiles
@@ -22,6 +23,24 @@ from ktda_lab import figures
 from ktda_lab.figures import save_figure
 
 FOLDER = "figures"
+
+
+def open_run(run: Path) -> tuple[str, Config]:
+    """The data and the settings, the seed among them, that a finished run was made with.
+
+    Raises:
+        InputError: the folder holds no finished run, or settings that this version does not know.
+    """
+    _check_finished(run)
+    manifest = read_json(run / "manifest.json", {"config": dict, "data.source": str})
+    return manifest["data"]["source"], Config(**manifest["config"])
+
+
+def _check_finished(run: Path) -> None:
+    for name in ("manifest.json", "metrics.json", "config.json", "history.csv"):
+        if not (run / name).is_file():
+            cure = "finish it with `ktda train ... --resume`"
+            raise InputError(f"{run} holds no finished run: {name} is missing; {cure}")
 
 
 def draw_run(run: Path | str, tiles: int = 4) -> list[Path]:
@@ -39,11 +58,7 @@ def draw_run(run: Path | str, tiles: int = 4) -> list[Path]:
         InputError: the folder holds no finished run.
     """
     run = Path(run)
-    for name in ("manifest.json", "metrics.json", "config.json", "history.csv"):
-        if not (run / name).is_file():
-            raise InputError(
-                f"{run} holds no finished run: {name} is missing; finish it with `ktda train ... --resume`"
-            )
+    _check_finished(run)
     manifest = read_json(run / "manifest.json")
     metrics = read_json(run / "metrics.json")
     classes = read_json(run / "config.json")["classes"]
