@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,7 +55,8 @@ def in_one_process(train: Callable) -> Callable:
     def alone(data: str, config: Config, out: Path | str, *rest: Any, **named: Any) -> Any:
         out = Path(out)
         check_place(out, data)
-        if not PartialState().is_main_process:
+        # asked as the training will: the first answer holds for the whole process
+        if not PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU")).is_main_process:
             return train(data, config, out, *rest, **named)
         out.mkdir(parents=True, exist_ok=True)
         try:
