@@ -12,6 +12,13 @@ class InputError(ValueError):
     """
 
 
+def check_choice(what: str, value: object, choices: Collection[object]) -> None:
+    """Refuse a value that is none of the choices."""
+    if value not in choices:
+        expected = ", ".join(map(str, choices))
+        raise InputError(f"{what} {value!r}; expected one of {expected}")
+
+
 def suggest_name(name: object, known: Collection[str], otherwise: str = "") -> str:
     """The cure for a name that is not known: the nearest that is, else the advice given, else all."""
     close = difflib.get_close_matches(str(name), known, n=1)

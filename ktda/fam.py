@@ -30,19 +30,12 @@ class FeatureAlignment(nn.Module):
             nn.init.zeros_(projection.bias)
 
     def forward(
-        self,
-        maps: Sequence[Tensor],
-        grid: tuple[int, int] | Sequence[tuple[int, int]],
+        self, maps: Sequence[Tensor], grid: tuple[int, int] | Sequence[tuple[int, int]]
     ) -> list[Tensor]:
-        """Project and resize.
+        """(N, C_i, H_i, W_i) per level -> (N, D, h, w) per level.
 
-        Args:
-            maps: student maps, level i of shape (N, C_i, H_i, W_i).
-            grid: (h, w) of the teacher, or one per level; a function of the image, never of a
-                stored embedding.
-
-        Returns:
-            One (N, D, h, w) map per level.
+        `grid` is the teacher's (h, w), or one per level: a function of the image, never of a stored
+        embedding.
         """
         grids = [grid] * len(maps) if isinstance(grid[0], int) else grid
         levels = zip(self.projections, maps, grids, strict=True)

@@ -11,14 +11,13 @@ from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDeco
 from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 
+from ktda.errors import check_choice
+
 KINDS = ("upernet", "segformer")
 
 
 def _initialise(head: nn.Module) -> None:
-    """The start of the authors' framework.
-
-    Kaiming-normal convolutions, unit BatchNorm, a classifier that is normal with std 0.01.
-    """
+    """The authors' framework's: Kaiming-normal convolutions, a classifier normal with std 0.01."""
     for module in head.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -48,8 +47,7 @@ class DecodeHead(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"decode head {kind!r}; expected one of {', '.join(KINDS)}")
+        check_choice("decode head", kind, KINDS)
         # SMP's decoders count five levels below the image; strides 1 and 2 have no channels here.
         pyramid = [0, 0, *in_channels]
         if kind == "upernet":
@@ -75,19 +73,11 @@ class DecodeHead(nn.Module):
 class AuxiliaryHead(nn.Module):
     """3x3 convolution, BatchNorm, ReLU, channel dropout, 1x1 classifier on one level.
 
-    Args:
-        in_channels: channels of the level that it reads.
-        num_classes: classes K.
-        channels: hidden width (the authors use 256).
-        dropout: probability of dropping a whole channel.
+    Arguments as `DecodeHead`'s; the authors use 256 channels.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        num_classes: int,
-        channels: int = 256,
-        dropout: float = 0.1,
+        self, in_channels: int, num_classes: int, channels: int = 256, dropout: float = 0.1
     ) -> None:
         super().__init__()
         self.convolution = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
@@ -99,6 +89,7 @@ class AuxiliaryHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, w) -> logits (N, K, h, w)."""
-        x = self.act(self.bn(self.convolution(x)))  # (N, channels, h, w)
+        x = self.convolution(x)  # (N, channels, h, w)
+        x = self.act(self.bn(x))
         x = self.dropout(x)
         return self.classifier(x)

@@ -11,9 +11,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(
-    images: Tensor,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    images: Tensor, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD
 ) -> Tensor:
     """``(x - mean) / std`` per channel: (N, C, H, W) in [0, 1] -> what a model takes.
 

@@ -7,11 +7,10 @@ Distillation, per level between the teacher's map t and the aligned student's ma
 
 Which values form one distribution is the `axis`: the released code takes dim -1, the image *width*
 (D * h distributions of w values); "channel" takes the D channels of one place, "spatial" the h * w
-places of one channel. The other kinds, "cosine" and "relational", have a function each.
+places of one channel. Other kinds of distance stand in `ktda.relations`.
 
 What the field calls them: MSE on maps is FitNet (Romero et al., ICLR 2015), KL over "spatial" is
-channel-wise distillation, CWD (Shu et al., ICCV 2021), "relational" is pair-wise or relational
-distillation, of the family of Gram matrices.
+channel-wise distillation, CWD (Shu et al., ICCV 2021).
 Sources: KTDA (ICME 2025) and its released code; Hinton et al. 2015 for T and its square.
 """
 
@@ -22,9 +21,11 @@ import torch.nn.functional as F
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss
 from torch import Tensor
 
+from ktda.errors import check_choice
+from ktda.relations import RELATIONS
+
 AXES = ("width", "channel", "spatial")
 REDUCTIONS = ("authors", "mean")
-DISTILLATIONS = ("kl_mse", "cosine", "relational")
 CE_AVERAGES = ("authors", "valid")
 
 
@@ -48,10 +49,8 @@ def kl_divergence(
     Returns:
         A scalar in nats, at least 0, and 0 where both are equal.
     """
-    if axis not in AXES:
-        raise ValueError(f"KL axis {axis!r}; expected one of {', '.join(AXES)}")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction {reduction!r}; expected one of {', '.join(REDUCTIONS)}")
+    check_choice("KL axis", axis, AXES)
+    check_choice("reduction", reduction, REDUCTIONS)
     with torch.autocast(student.device.type, enabled=False):
         s = student.float() / temperature
         t = teacher.detach().float() / temperature
@@ -65,49 +64,6 @@ def kl_divergence(
         total = F.kl_div(log_s, log_t, reduction="sum", log_target=True)
         count = len(s) if reduction == "authors" else s.numel() // s.shape[dim]
         return total * (temperature**2 / count)
-
-
-def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """``1 - cos(s, t)`` over the channels of each place, averaged over places and images.
-
-    It sees directions alone: a map and its double are equal. In fp32, in [0, 2].
-
-    Args:
-        student, teacher: (N, D, h, w); no gradient flows into the teacher.
-    """
-    similarity = F.cosine_similarity(student.float(), teacher.detach().float(), dim=1)  # (N, h, w)
-    return 1 - similarity.mean()
-
-
-def relational_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""Mean square difference of the patch similarities that two maps have within an image.
-
-    With the L = h w features of an image at unit length as rows of S (L, D) and T (L, E), their
-    cosine similarities are the Gram matrices S S' and T T' (L, L), and
-
-        ||S S' - T T'||^2 / L^2 = (||S' S||^2 - 2 ||S' T||^2 + ||T' T||^2) / L^2
-
-    The right side is what runs: its matrices are of channels (at D 768 2.3 MB each, whatever the
-    grid), those of the left of places (at 37 x 37 7.5 MB, at 128 x 128 1 GB for each image).
-    Source: the pair-wise distillation of Liu et al., Structured Knowledge Distillation for Semantic
-    Segmentation, CVPR 2019; differs in that every place is a node, and none is pooled.
-
-    Args:
-        student: (N, D, h, w).
-        teacher: (N, E, h, w), of any width E; no gradient flows into it.
-
-    Returns:
-        A scalar in fp32, 0 (but for rounding, 1e-6) where all similarities are equal.
-    """
-    with torch.autocast(student.device.type, enabled=False):
-        s = F.normalize(student.float().flatten(2), dim=1)  # (N, D, h, w) -> (N, D, L)
-        t = F.normalize(teacher.detach().float().flatten(2), dim=1)  # (N, E, L)
-        places = s.shape[2]
-        total = 0.0
-        for a, b, sign in ((s, s, 1), (s, t, -2), (t, t, 1)):
-            products = a @ b.transpose(1, 2) / places  # (N, D or E, D or E)
-            total = total + sign * products.square().sum((1, 2)).mean()
-        return total
 
 
 def distillation_loss(
@@ -129,33 +85,29 @@ def distillation_loss(
         teachers: teacher maps of the same shapes; for kind "relational" their width is free.
         alpha: share of KL, in [0, 1].
         temperature, axis, reduction: see `kl_divergence`.
-        kind: "kl_mse", "cosine" (`cosine_distance`) or "relational" (`relational_distance`); the
-            last two read no other argument.
+        kind: "kl_mse", or one of `ktda.relations.RELATIONS`, which read no other argument.
 
     Returns:
         A scalar in fp32.
     """
-    if kind not in DISTILLATIONS:
-        raise ValueError(f"distillation {kind!r}; expected one of {', '.join(DISTILLATIONS)}")
+    check_choice("distillation", kind, ("kl_mse", *RELATIONS))
     if len(students) != len(teachers):
         maps = f"{len(students)} student maps but {len(teachers)} teacher maps"
         raise ValueError(f"{maps}; choose as many teacher blocks")
     levels = []
     for s, t in zip(students, teachers, strict=True):
-        same_width = s.shape[1] == t.shape[1] or kind == "relational"
-        if not same_width or s.shape[::2] != t.shape[::2] or s.shape[3] != t.shape[3]:
+        compared = slice(1) if kind == "relational" else slice(None)  # channels
+        if s[:, compared].shape != t[:, compared].shape:
             shapes = f"student map {tuple(s.shape)} and teacher map {tuple(t.shape)}"
             raise ValueError(f"{shapes} differ in shape")
-        if kind == "cosine":
-            level = cosine_distance(s, t)
-        elif kind == "relational":
-            level = relational_distance(s, t)
-        else:
-            level = torch.zeros((), device=s.device)
-            if alpha > 0:
-                level = level + alpha * kl_divergence(s, t, axis, temperature, reduction)
-            if alpha < 1:
-                level = level + (1 - alpha) * F.mse_loss(s.float(), t.detach().float())
+        if kind != "kl_mse":
+            levels.append(RELATIONS[kind](s, t))
+            continue
+        level = torch.zeros((), device=s.device)
+        if alpha > 0:
+            level = level + alpha * kl_divergence(s, t, axis, temperature, reduction)
+        if alpha < 1:
+            level = level + (1 - alpha) * F.mse_loss(s.float(), t.detach().float())
         levels.append(level)
     loss = torch.stack(levels).mean()
     return loss / 2 if kind == "kl_mse" and reduction == "authors" and alpha == 0 else loss
@@ -180,11 +132,9 @@ def cross_entropy(
     Returns:
         A scalar; 0 where every pixel is ignored.
     """
-    if average not in CE_AVERAGES:
-        raise ValueError(f"ce_average {average!r}; expected one of {', '.join(CE_AVERAGES)}")
-    total = F.cross_entropy(
-        logits.float(), masks, class_weights, ignore_index=ignore_index, reduction="sum"
-    )
+    check_choice("ce_average", average, CE_AVERAGES)
+    counted = {"ignore_index": ignore_index, "reduction": "sum"}
+    total = F.cross_entropy(logits.float(), masks, class_weights, **counted)
     if average == "authors":
         return total / masks.numel()
     return total / (masks != ignore_index).sum().clamp(min=1)

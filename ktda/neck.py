@@ -16,7 +16,7 @@ AUTHORS_SCALES = (4.0, 2.0, 1.0, 0.5)
 
 
 class Neck(nn.Module):
-    """Multi-scale neck.
+    """The pyramid of a grid.
 
     Args:
         in_channels: channels of each incoming level.
@@ -50,10 +50,8 @@ class Neck(nn.Module):
         for x, lateral, smooth, scale in levels:
             h, w = x.shape[-2:]
             if min(h, w) * scale < 1:
-                raise InputError(
-                    f"a grid of {w}x{h} patches times neck scale {scale} is nothing; "
-                    "use larger tiles or crops, or larger neck_scales",
-                )
+                what = f"a grid of {w}x{h} patches times neck scale {scale} is nothing"
+                raise InputError(f"{what}; use larger tiles or crops, or larger neck_scales")
             x = lateral(x)  # (N, C_i, h, w) -> (N, D, h, w)
             if scale != 1:
                 # By factor, not by size: the samples of an odd grid differ (19 * 0.5 -> 9).

@@ -8,14 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ktda.losses import (
-    cosine_distance,
-    cross_entropy,
-    distillation_loss,
-    kl_divergence,
-    relational_distance,
-    segmentation_loss,
-)
+from ktda.losses import cross_entropy, distillation_loss, kl_divergence, segmentation_loss
+from ktda.relations import cosine_distance, relational_distance
 
 
 def maps(*shape: int, seed: int = 0, scale: float = 1.0) -> torch.Tensor:
@@ -119,7 +113,7 @@ def test_other_distances_are_averaged_over_levels_and_read_no_alpha() -> None:
 
 MEMORY = """
 import resource, torch
-from ktda.losses import relational_distance
+from ktda.relations import relational_distance
 torch.set_num_threads(1)
 s = torch.randn(2, 1, 64, 128, 128)
 relational_distance(s[0, ..., :4, :4], s[1, ..., :4, :4])

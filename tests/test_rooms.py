@@ -19,9 +19,9 @@ DOORS = ("cli", "data/builtin.py")
 # From the ground up: a room imports from its own line and from those above it, never from one below.
 FLOORS = (
     ("errors", "seeding", "files", "schema", "yaml_files"),
-    ("images", "losses", "settings", "config"),
+    ("images", "relations", "losses", "settings", "config"),
     ("weights", "data"),
-    ("student", "teacher", "extractors", "fam", "neck", "fmm", "heads", "targets"),
+    ("student", "teacher", "extractors", "fam", "neck", "adapters", "fmm", "heads", "targets"),
     ("model", "optimisation"),
     ("baselines", "official"),
     ("build", "warm_start", "objective"),
