@@ -46,15 +46,8 @@ class PlainTransformer:
         self.dims = (model.embed_dim,) * depth
         self.patches = (self.patch,) * depth
         self._stored_grid = tuple(model.patch_embed.grid_size)
-        self.forget()
-
-    def forget(self) -> None:
-        """Take the stored position embedding anew, as after a move; rotary models have none.
-
-        It stays as it is; the copies resampled for other grids are kept, one per grid.
-        """
-        self._stored = getattr(self.model, "pos_embed", None)
-        self._embeddings: dict[tuple[int, int], nn.Parameter] = {}
+        # resampled position embeddings, one per grid and device
+        self._embeddings: dict[tuple, nn.Parameter] = {}
 
     def __call__(self, images: Tensor, blocks: Sequence[int]) -> list[Tensor]:
         """Normalised (N, 3, H, W) -> one (N, D, ceil(H / patch), ceil(W / patch)) per block."""
@@ -77,36 +70,39 @@ class PlainTransformer:
     def _forward(self, x: Tensor, blocks: Sequence[int], grid: tuple[int, int]) -> list[Tensor]:
         """Raw tokens of the blocks, class and register tokens dropped."""
         model = self.model
-        if self._stored is not None:
-            # Told that the embedding is made for this grid, timm does not resample it.
-            model.pos_embed = self._embedding(grid)
-            model.patch_embed.grid_size = grid
-        maps = model.forward_intermediates(
-            x,
-            indices=list(blocks),
-            norm=False,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        if self._stored is not None:  # a module handed over stays as its owner made it
-            model.pos_embed = self._stored
-            model.patch_embed.grid_size = self._stored_grid
-        return maps
+        stored = getattr(model, "pos_embed", None)  # rotary models have none
+        try:
+            if stored is not None:
+                # Told that the embedding is made for this grid, timm does not resample it.
+                model.pos_embed = self._embedding(stored, grid)
+                model.patch_embed.grid_size = grid
+            return model.forward_intermediates(
+                x,
+                indices=list(blocks),
+                norm=False,
+                stop_early=True,
+                output_fmt="NLC",
+                intermediates_only=True,
+            )
+        finally:  # a module handed over stays as its owner made it
+            if stored is not None:
+                model.pos_embed = stored
+                model.patch_embed.grid_size = self._stored_grid
 
-    def _embedding(self, grid: tuple[int, int]) -> nn.Parameter:
+    def _embedding(self, stored: nn.Parameter, grid: tuple[int, int]) -> nn.Parameter:
         """The position embedding at a grid, resampled once per size from the stored one."""
-        if grid not in self._embeddings:
+        key = (grid, stored.device)
+        if key not in self._embeddings:
             prefix = 0 if self.model.no_embed_class else self.model.num_prefix_tokens
             table = resample_abs_pos_embed(
-                self._stored.data,
+                stored.data,
                 new_size=list(grid),
                 old_size=list(self._stored_grid),
                 num_prefix_tokens=prefix,
                 antialias=self.antialias,
             )  # (1, prefix + h * w, D)
-            self._embeddings[grid] = nn.Parameter(table, requires_grad=False)
-        return self._embeddings[grid]
+            self._embeddings[key] = nn.Parameter(table, requires_grad=False)
+        return self._embeddings[key]
 
 
 class Backbone:
@@ -145,9 +141,6 @@ class Backbone:
         if norm == "all" and len(set(self.dims)) > 1:
             widths = ", ".join(map(str, self.dims))
             raise InputError(f"teacher_norm=all, but teacher {name} has widths {widths}; use last")
-
-    def forget(self) -> None:
-        """Nothing is kept."""
 
     def _forward(self, images: Tensor, blocks: list[int] | None) -> list[Tensor]:
         """Maps (N, D_i, h_i, w_i) of some stages, or of all."""

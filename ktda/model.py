@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ktda.errors import check_choice
 from ktda.fam import FeatureAlignment
 from ktda.fmm import FeatureModulation
 from ktda.heads import AuxiliaryHead, DecodeHead
@@ -24,46 +25,33 @@ AUXILIARY_LEVEL = 2
 
 
 class Outputs(NamedTuple):
-    """What a training step reads off one forward pass.
+    """What a training step reads off one forward pass; None what there is not."""
 
-    Attributes:
-        logits: (N, K, H, W) at image size, or None where nothing was segmented.
-        auxiliary_logits: (N, K, H, W) of the auxiliary head, or None.
-        aligned: FAM maps (N, D, h, w) per level, or None: what is distilled.
-        pyramid: maps that the decode head read, or None.
-    """
-
-    logits: Tensor | None
-    auxiliary_logits: Tensor | None = None
-    aligned: list[Tensor] | None = None
-    pyramid: list[Tensor] | None = None
+    logits: Tensor | None  # (N, K, H, W) at image size
+    auxiliary_logits: Tensor | None = None  # (N, K, H, W)
+    aligned: list[Tensor] | None = None  # FAM's maps (N, D, h, w) per level: what is distilled
+    pyramid: list[Tensor] | None = None  # what the decode head read
 
 
 class KTDA(nn.Module):
     """The segmenter; ``mean`` and ``std`` are the normalisation of its images.
+
+    What is not described here is the setting of the same name (`ktda.settings.Config`).
 
     Args:
         num_classes: classes K.
         encoder: SMP encoder name of the student.
         width: the teacher's width D, channels of FAM, neck and FMM; or one per level.
         patch: the teacher's pixels per place, or one per level; FAM's grid is ceil(image / patch).
-        student_norm: LayerNorm on every student level.
-        student_weights: "none", "imagenet", "source" or a file.
         encoder_options: further arguments of a ``tu-`` encoder.
         fam: False leaves the alignment out (then nothing can be distilled).
         fam_path: "through": the heads read the student through FAM, as published; "beside": FAM
             gives the maps to distil and nothing else, and neck, FMM and heads work on the student's
             own levels at strides 4 to 32. A prediction then needs no FAM.
         neck_scales: one factor per level; None or empty leaves the neck out.
-        neck_width: channels after the neck; 0 keeps D, as the authors do.
-        fmm: "vit", "mlp", "conv", "mona", "ssf" or "none".
-        fmm_depth, fmm_heads, fmm_hidden: blocks per level, attention heads, width inside a block's
-            MLP (0: authors').
-        decoder, decoder_channels: "upernet" or "segformer", and its width.
+        fmm_hidden: width inside a block of the FMM, 0: the authors'.
         auxiliary: where the auxiliary head reads level 2: "fmm" (the released code), "fam" (the
             paper's figure; the student's own map where there is no FAM), "none".
-        auxiliary_channels: its hidden width.
-        dropout: channel dropout of both heads.
         seed: start of the random parts.
         in_channels: bands C of an image.
     """
@@ -97,11 +85,8 @@ class KTDA(nn.Module):
         in_channels: int = 3,
     ) -> None:
         super().__init__()
-        if auxiliary not in AUXILIARY_PLACES:
-            expected = ", ".join(AUXILIARY_PLACES)
-            raise ValueError(f"auxiliary {auxiliary!r}; expected one of {expected}")
-        if fam_path not in FAM_PATHS:
-            raise ValueError(f"fam_path {fam_path!r}; expected one of {', '.join(FAM_PATHS)}")
+        check_choice("auxiliary", auxiliary, AUXILIARY_PLACES)
+        check_choice("fam_path", fam_path, FAM_PATHS)
         self.through = fam and fam_path == "through"
         # parts that no prediction needs: not in the weights that are kept for it
         self.training_only = ("fam",) if fam and not self.through else ()
@@ -110,10 +95,7 @@ class KTDA(nn.Module):
             self.student = Student(
                 encoder, student_norm, student_weights, encoder_options, in_channels
             )
-        self.fam = None
-        self.neck = None
-        self.fmm = None
-        self.auxiliary_head = None
+        self.fam = self.neck = self.fmm = self.auxiliary_head = None
         channels = self.student.channels  # per level, from here to the heads
         widths = per_level(width, len(channels))
         self.patches = per_level(patch, len(channels))
@@ -147,7 +129,7 @@ class KTDA(nn.Module):
         second_pass: bool = False,
         segment: bool = True,
     ) -> Tensor | Outputs:
-        """Segment.
+        """Logits (N, K, H, W), or `Outputs`.
 
         Args:
             images: normalised (N, C, H, W).
@@ -155,9 +137,6 @@ class KTDA(nn.Module):
             second_pass: take the distilled maps from a second run of the student, with drop-path
                 samples of its own, as the authors' code does.
             segment: False stops at the maps to distil.
-
-        Returns:
-            Logits (N, K, H, W), or `Outputs`.
         """
         size = images.shape[-2:]
         maps = self.student(images)
@@ -181,14 +160,9 @@ class KTDA(nn.Module):
         return Outputs(logits, auxiliary_logits, aligned, pyramid)
 
     def align(self, images: Tensor) -> list[Tensor]:
-        """Student and FAM: normalised images -> one (N, D, h, w) map per level.
-
-        Without FAM they are the student's own.
-        """
+        """Student and, if there, FAM: normalised images -> one (N, D, h, w) map per level."""
         maps = self.student(images)
-        if self.fam is None:
-            return maps
-        return self.fam(maps, self.grids(*images.shape[-2:]))
+        return maps if self.fam is None else self.fam(maps, self.grids(*images.shape[-2:]))
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
         """The (h, w) of each level that FAM gives for an image."""

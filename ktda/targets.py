@@ -4,6 +4,7 @@ They may be standardised, kept in memory, or swapped between images as a control
 """
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -55,14 +56,9 @@ class Targets:
             self.statistics = channel_statistics(self.teacher, batches)
 
     def __call__(self, images: Tensor, device: torch.device) -> list[Tensor]:
-        """Ask for the maps of a batch.
+        """Images (N, bands, H, W) in [0, 1] -> one (N, D, h, w) map per block, on `device`.
 
-        Args:
-            images: (N, bands, H, W) in [0, 1], on the CPU where maps are kept.
-            device: of the result.
-
-        Returns:
-            One (N, D, h, w) map per block.
+        Where maps are kept, the images are on the CPU.
         """
         images = self._rgb(images)
         if self.keep:
@@ -98,7 +94,7 @@ def channel_statistics(teacher: Teacher, batches: Iterable[Tensor]) -> list[Tens
 
     Args:
         teacher: any teacher.
-        batches: images (N, 3, H, W) in [0, 1], all of the training set once.
+        batches: of images (N, 3, H, W) in [0, 1].
 
     Returns:
         One (2, D) tensor per map: the means, and the standard deviations (at least 1e-6), in fp32.
@@ -106,21 +102,19 @@ def channel_statistics(teacher: Teacher, batches: Iterable[Tensor]) -> list[Tens
     Raises:
         ValueError: no images.
     """
-    sums: list[Tensor] = []  # per map (2, D): of the values, and of their squares
-    counts: list[float] = []  # per map: places over all images
+    sums: dict[int, Tensor] = {}  # of each map's values, and of their squares: (2, D)
+    counts: dict[int, float] = defaultdict(float)  # of each map's places, over all images
     for images in batches:
-        maps = [m.cpu().double() for m in teacher(images)]  # not every device knows float64
-        if not sums:
-            sums = [m.new_zeros(2, m.shape[1]) for m in maps]
-            counts = [0.0] * len(maps)
-        for i, m in enumerate(maps):
-            sums[i] += torch.stack((m.sum((0, 2, 3)), m.square().sum((0, 2, 3))))
-            counts[i] += m.numel() / m.shape[1]
+        for level, m in enumerate(teacher(images)):
+            m = m.cpu().double()  # not every device knows float64
+            added = torch.stack((m.sum((0, 2, 3)), m.square().sum((0, 2, 3))))
+            sums[level] = sums.get(level, 0) + added
+            counts[level] += m.numel() / m.shape[1]
     if not sums:
         raise ValueError("no images to take the teacher's statistics from")
     statistics = []
-    for total, count in zip(sums, counts, strict=True):
-        mean, mean_square = total / count
+    for level, total in sums.items():
+        mean, mean_square = total / counts[level]
         variance = (mean_square - mean**2).clamp(min=1e-12)
         statistics.append(torch.stack((mean, variance.sqrt())).float())
     return statistics

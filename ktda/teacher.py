@@ -6,7 +6,6 @@ blocks 2, 5, 8 and 11: raw residual streams but for the last, which passes the f
 (and register) tokens are dropped. How other kinds of backbone are read stands in `ktda.extractors`.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ktda.errors import InputError
+from ktda.errors import InputError, check_choice
 from ktda.extractors import Backbone, Function, PlainTransformer, is_plain
 from ktda.images import IMAGENET_MEAN, IMAGENET_STD, normalise, patch_grid
 from ktda.weights.tensors import WeightsRecord
@@ -62,10 +61,8 @@ class Teacher:
         resample: str = "timm",
         seed: int = 0,
     ) -> None:
-        for what, value, allowed in (("norm", norm, NORMS), ("resample", resample, RESAMPLES)):
-            if value not in allowed:
-                expected = ", ".join(allowed)
-                raise InputError(f"teacher {what} {value!r}; expected one of {expected}")
+        check_choice("teacher norm", norm, NORMS)
+        check_choice("teacher resample", resample, RESAMPLES)
         self.norm = norm
         self.resample = resample
         if callable(name):  # a module is callable too
@@ -83,14 +80,13 @@ class Teacher:
         self._model = source if is_timm else None
         if self._model is None:
             self._extract = Function(self.name, source)
+        elif is_plain(source):
+            self._extract = PlainTransformer(source, norm, resample == "timm")
         else:
-            if is_plain(source):
-                self._extract = PlainTransformer(source, norm, resample == "timm")
-            else:
-                self._extract = Backbone(self.name, source, norm)
-            cfg = getattr(source, "pretrained_cfg", None) or {}
-            self.mean = tuple(cfg.get("mean", IMAGENET_MEAN))
-            self.std = tuple(cfg.get("std", IMAGENET_STD))
+            self._extract = Backbone(self.name, source, norm)
+        cfg = getattr(source, "pretrained_cfg", None) or {}
+        self.mean = tuple(cfg.get("mean", IMAGENET_MEAN))
+        self.std = tuple(cfg.get("std", IMAGENET_STD))
         self.blocks = self._choose(blocks)
         self.dims = tuple(self._extract.dims[b] for b in self.blocks)
         self.patches = tuple(self._extract.patches[b] for b in self.blocks)
@@ -107,23 +103,19 @@ class Teacher:
                 return tuple(range(count - LEVELS, count))
             return default_blocks(count)
         blocks = tuple(blocks)
-        known = all(0 <= b < count for b in blocks)
+        known = blocks and all(0 <= b < count for b in blocks)
         # A backbone is read from front to back; the maps of a callable may come in any order.
-        rising = self._model is None or all(a < b for a, b in itertools.pairwise(blocks))
-        if not blocks or not known or not rising:
+        rising = self._model is None or list(blocks) == sorted(set(blocks))
+        if not known or not rising:
             has = f"{self.name} has 0 to {count - 1}, give them rising"
             raise InputError(f"teacher blocks {blocks}; {has}")
         return blocks
 
     @torch.no_grad()  # not inference mode: the MSE saves its target for the backward pass
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Maps of the chosen blocks.
+        """RGB (N, 3, H, W) in [0, 1], any size -> one (N, D, h, w) map per block, h, w by `grids`.
 
-        Args:
-            images: RGB in [0, 1], (N, 3, H, W), any size; the result is on the images' device.
-
-        Returns:
-            One (N, D, h, w) map per block, of the sizes that `grids` tells.
+        The maps are on the images' device.
         """
         if self._module is not None:
             weight = next(self._module.parameters(), images)
@@ -143,8 +135,6 @@ class Teacher:
         """Move the weights; a call moves them to its images by itself."""
         if self._module is not None:
             self._module.to(device)
-        if self._model is not None:
-            self._extract.forget()
         return self
 
     @property
