@@ -1,12 +1,12 @@
 """``ktda data``: list, fetch, check and make data sets."""
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from ktda_lab.commands.importing import import_
 
+from ktda.cli.text import columns
 from ktda.errors import InputError
 
 app = typer.Typer(help="List, fetch, check and make data sets.", no_args_is_help=True)
@@ -50,85 +50,7 @@ def fetch(
     typer.echo(f"{name}: {_tiles(root)} tiles in {root}; next: ktda data check {out or name}")
 
 
-@app.command("import")
-def import_(
-    source: Annotated[Path, typer.Argument(help="A folder with images and masks, in whatever layout.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(help="New folder to write; without it nothing is written.", show_default=False),
-    ] = None,
-    spec: Annotated[
-        Path | None,
-        typer.Option(help="A yaml file: classes with their palette or value_map; SOURCE/dataset.yaml by default."),
-    ] = None,
-    bands: Annotated[str, typer.Option(help="Bands of the images, counted from 1, red first: 4,3,2.")] = "",
-    stretch: Annotated[
-        str, typer.Option(help="What becomes 0 and 255: percentile (2 and 98, of train), minmax or LOW,HIGH.")
-    ] = "",
-    tile: Annotated[int, typer.Option(min=0, help="Side of the tiles to cut, in pixels; 0: whole images.")] = 0,
-    overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one has too.")] = 0.0,
-    min_labelled: Annotated[float, typer.Option(min=0, max=1, help="Least share of a tile that has a class.")] = 0.0,
-    scene: Annotated[
-        str | None,
-        typer.Option(help="Pattern whose group finds a name's scene: '^(.+)_part'.", show_default=False),
-    ] = None,
-    block: Annotated[
-        int, typer.Option(min=0, help="Split within images, by blocks of so many tiles a side; 0: whole scenes.")
-    ] = 0,
-    split: Annotated[
-        str, typer.Option(help="Draw shares of train, val and test by scene: 0.6,0.2,0.2; folders' splits are kept.")
-    ] = "",
-    seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
-) -> None:
-    """Bring images and masks from SOURCE into the layout that training reads; SOURCE stays as it is."""
-    from ktda_lab.importing.labels import Unnamed
-    from ktda_lab.importing.plan import Wishes, make_plan
-    from ktda_lab.importing.write import check_out, write
-
-    from ktda.data.spec import FILE, Spec, read_spec
-    from ktda.schema import parse
-
-    if out is not None:
-        check_out(source, out)
-    content = read_spec(spec or source / FILE) if spec or (source / FILE).is_file() else {}
-    content |= {"scene": parse(Spec, {"scene": scene}, "--scene").scene} if scene else {}
-    ends = stretch or None
-    if stretch not in ("", "percentile", "minmax"):
-        ends = _numbers("--stretch", stretch, float)
-        if len(ends) != 2 or not ends[0] < ends[1]:
-            raise InputError(f"--stretch {stretch}: expected percentile, minmax, or LOW,HIGH")
-    chosen = _numbers("--bands", bands, int)
-    if min(chosen, default=1) < 1:
-        raise InputError(f"--bands {bands}: bands are counted from 1")
-    shares = _numbers("--split", split, float)
-    if shares and (len(shares) not in (2, 3) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6):
-        raise InputError(f"--split {split}: expected shares of train, val and test that sum up to 1")
-    if block and not tile:
-        raise InputError("--block counts tiles: give --tile too, such as --tile 256")
-    wishes = Wishes(source, content, chosen, ends, tile, overlap, min_labelled, block, shares, seed)
-    try:
-        plan = make_plan(wishes)
-    except Unnamed as error:
-        typer.echo(error.listing)
-        raise
-    command = shlex.join(["ktda", *sys.argv[1:]])
-    if out is not None:
-        write(plan, out, command)
-    typer.echo("\n".join([*plan.notes, "", columns(plan.shares()), ""]))
-    if out is None:
-        typer.echo(
-            f"Nothing is written yet. To write it:\n{command} --out {shlex.quote(source.resolve().name + '-tiles')}"
-        )
-    else:
-        typer.echo(f"Written to {out}; look at {out / 'import.html'}; next: ktda data check {out}")
-
-
-def _numbers(option: str, text: str, kind: type = float) -> tuple:
-    """Numbers between commas."""
-    try:
-        return tuple(kind(part) for part in text.split(",")) if text else ()
-    except ValueError as error:
-        raise InputError(f"{option} {text}: expected numbers between commas") from error
+app.command("import")(import_)
 
 
 @app.command()
@@ -186,9 +108,3 @@ def _tiles(data: str | Path) -> str:
 
     tile_set = open_data(data)
     return ", ".join(f"{len(tile_set.pairs(split))} {split}" for split in tile_set.splits())
-
-
-def columns(rows: list[tuple[str, ...]]) -> str:
-    """Rows as aligned columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from ktda.cli.text import numbers
 from ktda.errors import InputError
 
 
@@ -28,7 +29,7 @@ def predict(
 ) -> None:
     """Write a georeferenced map of each scene; what was interrupted goes on, what cannot fit is said first."""
     options = {"tile": tile, "overlap": overlap, "stretch": stretch, "confidence": confidence}
-    options |= {"bands": _numbers(bands), "nodata": _fill(nodata)}
+    options |= {"bands": list(numbers("--bands", bands, int)) or None, "nodata": _fill(nodata)}
     import torch
 
     from ktda.build import load_model
@@ -44,13 +45,6 @@ def predict(
         typer.echo(f"{done['files'][0]}: {done['megapixels']:.1f} megapixels, {speed:.2f} a second")
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in done["shares"].items())
         typer.echo(f"  {shares}")
-
-
-def _numbers(text: str | None) -> list[int] | None:
-    try:
-        return [int(part) for part in text.split(",")] if text else None
-    except ValueError:
-        raise InputError(f"--bands {text}; expected numbers such as 4,3,2") from None
 
 
 def _fill(text: str | None) -> float | str | None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ktda.cli.data import columns
+from ktda.cli.text import columns
 from ktda.errors import InputError
 
 TableFile = Annotated[Path, typer.Argument(help="The table, a YAML file such as notebooks/ablations.yaml.")]

@@ -2,10 +2,8 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -15,36 +13,7 @@ from ktda_lab.importing.labels import Labels, MaskValues, decide, read_labels
 from ktda_lab.importing.pairing import find_pairs
 from ktda_lab.importing.raster import Raster, Unfit, Window, check_whole, open_raster
 from ktda_lab.importing.splits import Tile, draw_splits, keep_splits, scene_of, scene_pattern
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the user asks for.
-
-    Attributes:
-        source: folder with images and masks.
-        spec: names, and colours or values, of the classes (`ktda.data.spec.read_spec`).
-        bands: of the images, counted from 1, in the order to write; empty takes all.
-        stretch: what becomes 0 and 255: "percentile" (2 and 98), "minmax", or two values; None leaves
-            bytes as they are and takes percentiles of anything else.
-        tile, overlap: side of square tiles in pixels (0: whole images), and the share of it that
-            neighbours have in common.
-        min_labelled: least share of a tile's pixels that has a class.
-        block: split within images, by blocks of so many tiles a side; 0 splits by whole scenes.
-        shares: of train, val and test, to draw by scene; empty keeps the splits of the folders.
-        seed: of that draw.
-    """
-
-    source: Path
-    spec: dict[str, Any] = field(default_factory=dict)
-    bands: tuple[int, ...] = ()
-    stretch: str | tuple[float, ...] | None = None
-    tile: int = 0
-    overlap: float = 0.0
-    min_labelled: float = 0.0
-    block: int = 0
-    shares: tuple[float, ...] = ()
-    seed: int = 0
+from ktda_lab.importing.wishes import Wishes
 
 
 @dataclass(frozen=True)
