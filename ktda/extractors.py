@@ -1,7 +1,7 @@
 """What a frozen backbone gives, one class per kind of backbone.
 
 Each is called with images and block numbers and returns maps (N, D, h, w). `dims` and `patches`
-tell width and pixels per place of every block. `ktda.teacher.Teacher` chooses class and blocks.
+tell width and pixels per place of every block. `ktda.teacher.Teacher` chooses the blocks.
 """
 
 from collections.abc import Callable, Sequence
@@ -202,3 +202,14 @@ class Function:
         maps = self._maps(images)
         # A tensor made in inference mode cannot be the target of a loss.
         return [maps[b].clone() if maps[b].is_inference() else maps[b] for b in blocks]
+
+
+def make_extractor(
+    name: str, source: Callable, norm: str, antialias: bool
+) -> PlainTransformer | Backbone | Function:
+    """The class for a timm module, or for any other callable; arguments as theirs."""
+    if not (hasattr(source, "forward_intermediates") and hasattr(source, "feature_info")):
+        return Function(name, source)
+    if is_plain(source):
+        return PlainTransformer(source, norm, antialias)
+    return Backbone(name, source, norm)

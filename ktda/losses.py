@@ -36,18 +36,14 @@ def kl_divergence(
     temperature: float = 1.0,
     reduction: str = "authors",
 ) -> Tensor:
-    """KL(teacher || student) of softmaxes, times the temperature's square, always in fp32.
+    """KL(teacher || student) of softmaxes in nats, times the temperature's square, always in fp32.
 
     Args:
-        student: (N, D, h, w).
-        teacher: (N, D, h, w), no gradient flows into it.
-        axis: which values form one distribution: "width" (as released), "channel" or "spatial".
+        student, teacher: (N, D, h, w); no gradient flows into the teacher.
+        axis: which values form one distribution, see above.
         temperature: divides both maps; positive.
         reduction: "authors" sums over the distributions of an image and averages over images (1e2
             to 1e3 nats at the authors' sizes); "mean" averages over the distributions.
-
-    Returns:
-        A scalar in nats, at least 0, and 0 where both are equal.
     """
     check_choice("KL axis", axis, AXES)
     check_choice("reduction", reduction, REDUCTIONS)
@@ -75,20 +71,17 @@ def distillation_loss(
     reduction: str = "authors",
     kind: str = "kl_mse",
 ) -> Tensor:
-    """Mean over levels of ``alpha * KL + (1 - alpha) * MSE``, or of another distance.
+    """Mean over levels of ``alpha * KL + (1 - alpha) * MSE``, or of another distance, in fp32.
 
     With ``reduction="authors"`` and alpha 0, the loss is halved as in the released code (so that
     the MSE keeps the weight that it has at alpha 0.5); "mean" never does that.
 
     Args:
-        students: aligned student maps, (N, D, h, w) per level.
-        teachers: teacher maps of the same shapes; for kind "relational" their width is free.
+        students, teachers: maps of the same shape (N, D, h, w), one per level; for kind
+            "relational" the teacher's width is free.
         alpha: share of KL, in [0, 1].
         temperature, axis, reduction: see `kl_divergence`.
         kind: "kl_mse", or one of `ktda.relations.RELATIONS`, which read no other argument.
-
-    Returns:
-        A scalar in fp32.
     """
     check_choice("distillation", kind, ("kl_mse", *RELATIONS))
     if len(students) != len(teachers):
@@ -120,17 +113,13 @@ def cross_entropy(
     average: str = "authors",
     class_weights: Tensor | None = None,
 ) -> Tensor:
-    """Pixel-wise cross-entropy in fp32.
+    """Pixel-wise cross-entropy in fp32, 0 where every pixel is ignored.
 
     Args:
         logits: (N, K, H, W).
         masks: (N, H, W) class indices, `ignore_index` where unlabelled.
-        ignore_index: label that does not count.
         average: "authors" divides by all pixels, ignored ones too; "valid" by those that count.
         class_weights: (K,) factors on each pixel's loss by its class.
-
-    Returns:
-        A scalar; 0 where every pixel is ignored.
     """
     check_choice("ce_average", average, CE_AVERAGES)
     counted = {"ignore_index": ignore_index, "reduction": "sum"}

@@ -1,8 +1,7 @@
 """KTDA assembled: student -> FAM -> neck -> FMM -> decode head, and an auxiliary head.
 
 At inference there is no teacher. Each part can be left out; without FAM, neck and FMM what remains
-is the natural control, the student with a UPerNet. Every part starts from a generator of its own,
-keyed by (seed, part name).
+is the natural control, the student with a UPerNet. Every part starts from a generator of its own.
 """
 
 from collections.abc import Sequence
@@ -43,17 +42,15 @@ class KTDA(nn.Module):
         encoder: SMP encoder name of the student.
         width: the teacher's width D, channels of FAM, neck and FMM; or one per level.
         patch: the teacher's pixels per place, or one per level; FAM's grid is ceil(image / patch).
-        encoder_options: further arguments of a ``tu-`` encoder.
-        fam: False leaves the alignment out (then nothing can be distilled).
+        encoder_options, in_channels: see `Student`.
         fam_path: "through": the heads read the student through FAM, as published; "beside": FAM
             gives the maps to distil and nothing else, and neck, FMM and heads work on the student's
             own levels at strides 4 to 32. A prediction then needs no FAM.
-        neck_scales: one factor per level; None or empty leaves the neck out.
+        neck_scales: None or empty leaves the neck out.
         fmm_hidden: width inside a block of the FMM, 0: the authors'.
         auxiliary: where the auxiliary head reads level 2: "fmm" (the released code), "fam" (the
             paper's figure; the student's own map where there is no FAM), "none".
-        seed: start of the random parts.
-        in_channels: bands C of an image.
+        seed: of the parts' random start.
     """
 
     mean, std = IMAGENET_MEAN, IMAGENET_STD
@@ -116,11 +113,9 @@ class KTDA(nn.Module):
         with seeded(seed, "decode_head"):
             self.decode_head = DecodeHead(channels, num_classes, decoder, decoder_channels, dropout)
         if auxiliary != "none":
-            read = channels if auxiliary == "fmm" else read_channels
+            read = (channels if auxiliary == "fmm" else read_channels)[AUXILIARY_LEVEL]
             with seeded(seed, "auxiliary_head"):
-                self.auxiliary_head = AuxiliaryHead(
-                    read[AUXILIARY_LEVEL], num_classes, auxiliary_channels, dropout
-                )
+                self.auxiliary_head = AuxiliaryHead(read, num_classes, auxiliary_channels, dropout)
 
     def forward(
         self,

@@ -18,9 +18,8 @@ class Student(nn.Module):
     Args:
         encoder: SMP encoder name, ``tu-`` before any timm one (``tu-convnext_base``, ``resnet18``).
         norm: LayerNorm over the channels of every level, as the authors have it.
-        weights: "none" (the current random state), "imagenet" (from the hub), "source" (of the
-            package: preset grid's student, pretrained on simulated source worlds without labels),
-            or a file; the first convolution is widened to other than three channels.
+        weights: the setting `student_weights`; "none" starts from the current random state. The
+            first convolution is widened to other than three channels.
         options: further arguments of a ``tu-`` encoder, such as ``{"drop_path_rate": 0.4}``.
         in_channels: bands C of an image.
 

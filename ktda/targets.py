@@ -19,7 +19,6 @@ class Targets:
     """The frozen teacher, asked for a batch.
 
     Args:
-        teacher: any teacher.
         standardised: by fixed per-channel statistics of the training tiles, see `statistics`.
         images: "own", or "other": each image gets the maps of its neighbour in the batch, as a
             control that has the statistics of the teacher and no knowledge of the image.
@@ -90,17 +89,10 @@ class Targets:
 
 
 def channel_statistics(teacher: Teacher, batches: Iterable[Tensor]) -> list[Tensor]:
-    """Mean and standard deviation of every channel of every map over a set of images.
-
-    Args:
-        teacher: any teacher.
-        batches: of images (N, 3, H, W) in [0, 1].
+    """Statistics of every channel of every map over batches of images (N, 3, H, W) in [0, 1].
 
     Returns:
         One (2, D) tensor per map: the means, and the standard deviations (at least 1e-6), in fp32.
-
-    Raises:
-        ValueError: no images.
     """
     sums: dict[int, Tensor] = {}  # of each map's values, and of their squares: (2, D)
     counts: dict[int, float] = defaultdict(float)  # of each map's places, over all images

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ktda.errors import InputError, check_choice
-from ktda.extractors import Backbone, Function, PlainTransformer, is_plain
+from ktda.extractors import Function, make_extractor
 from ktda.images import IMAGENET_MEAN, IMAGENET_STD, normalise, patch_grid
 from ktda.weights.tensors import WeightsRecord
 from ktda.weights.vision_transformer import load_vision_transformer
@@ -45,7 +45,6 @@ class Teacher:
     Attributes:
         dims, patches: width D and pixels per place of each map; in a plain transformer all alike.
         dim, patch: those of the last map.
-        parameters: number of frozen parameters, 0 for a callable.
 
     Raises:
         InputError: unknown name, no such block, unreachable weights, or a file that does not fit.
@@ -75,15 +74,9 @@ class Teacher:
         self._module = source if isinstance(source, nn.Module) else None
         if self._module is not None:
             self._module.eval().requires_grad_(False)
-        # A timm module is normalised for and read block by block, anything else is called as it is.
-        is_timm = hasattr(source, "forward_intermediates") and hasattr(source, "feature_info")
-        self._model = source if is_timm else None
-        if self._model is None:
-            self._extract = Function(self.name, source)
-        elif is_plain(source):
-            self._extract = PlainTransformer(source, norm, resample == "timm")
-        else:
-            self._extract = Backbone(self.name, source, norm)
+        self._extract = make_extractor(self.name, source, norm, resample == "timm")
+        # A timm module is normalised for, anything else is called as it is.
+        self._model = None if isinstance(self._extract, Function) else source
         cfg = getattr(source, "pretrained_cfg", None) or {}
         self.mean = tuple(cfg.get("mean", IMAGENET_MEAN))
         self.std = tuple(cfg.get("std", IMAGENET_STD))
@@ -128,7 +121,7 @@ class Teacher:
         return self._extract(images, self.blocks)
 
     def grids(self, height: int, width: int) -> list[tuple[int, int]]:
-        """The (h, w) of each map for an image: ``ceil(image / patch)``."""
+        """The (h, w) of each map for an image."""
         return [patch_grid(height, width, patch) for patch in self.patches]
 
     def to(self, device: torch.device | str) -> "Teacher":
@@ -139,7 +132,7 @@ class Teacher:
 
     @property
     def parameters(self) -> int:
-        """Number of frozen parameters."""
+        """Number of frozen parameters, 0 for a callable."""
         return 0 if self._model is None else sum(p.numel() for p in self._model.parameters())
 
     def __repr__(self) -> str:
