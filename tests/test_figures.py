@@ -1,6 +1,7 @@
 """Figures: the values and artists in them, not their pixels."""
 
 import ast
+import dataclasses
 import json
 from pathlib import Path
 
@@ -241,3 +242,11 @@ def test_no_other_module_imports_what_needs_matplotlib():
             if isinstance(node, ast.ImportFrom) and node.module:
                 names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
             assert not {n for n in names if n in drawn or n.split(".")[0] in drawn}, path
+
+
+def test_a_name_with_dollars_is_no_formula(tile_set):
+    named = dataclasses.replace(tile_set, classes=(r"$\href{x}$", *tile_set.classes[1:]))
+    figure = figures.class_shares({"all": [np.zeros((4, 4), np.uint8)]}, named, title=r"$\bad{$")
+    figure.canvas.draw()
+    shown = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert r"$\href{x}$" in shown

@@ -39,6 +39,7 @@ STYLE = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
     "savefig.bbox": "tight",
+    "text.parse_math": False,  # a class called $x$ is a name and no formula
 }
 ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILLION, PURPLE, GREY = (tuple(v / 255 for v in c) for c in OKABE_ITO)
 SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, GREY)  # lines and dots take these in turn
@@ -170,8 +171,9 @@ def class_bars(axes: Axes, values: NDArray, tile_set: TileSet, ends: NDArray | N
 
 
 def plain_log(axis: Axis) -> None:
-    """1, 2 and 5 of every decade as plain numbers on a logarithmic axis, also where less than a decade is shown."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    """Plain numbers on a logarithmic axis: 1, 2 and 5 of every decade, or 1 where many decades are shown."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 1000 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(NullLocator())
 

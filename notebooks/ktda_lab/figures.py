@@ -36,6 +36,7 @@ from ktda_lab.drawing import (
     panel_row,
     pca_rgb,
     percent,
+    plain_log,
     rgb,
     styled,
     tile_notes,
@@ -183,6 +184,7 @@ def learning_curves(history: pd.DataFrame, title: str = "") -> Figure:
     values = history[terms].to_numpy()
     if values.min() > 0 and values.max() > 30 * values.min():
         losses.set_yscale("log")
+        plain_log(losses.yaxis)
     losses.set(title="losses", ylabel="weighted, mean of the epoch")
     losses.legend()
     seen = history.dropna(subset="select_miou")

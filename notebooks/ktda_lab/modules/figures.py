@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from ktda_lab.drawing import BLUE, EDGE, GREY, SERIES, TILE, WIDTH, gallery, pca_rgb, rgb, styled, titled
+from ktda_lab.drawing import BLUE, EDGE, GREY, SERIES, TILE, WIDTH, gallery, pca_rgb, plain_log, rgb, styled, titled
 
 MARKERS = "osD^vPX"
 
@@ -38,6 +38,7 @@ def bar_panels(table: pd.DataFrame, title: str = "", log: bool = False, pale: in
         low, high = min(v for v in values if v > 0), values.max()
         if log:
             axes.set(xscale="log", xlim=(low / 3, high * (high / low) ** 0.2 * 2))
+            plain_log(axes.xaxis)
         else:
             axes.set_xlim(0, 1.25 * high)
             axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -76,6 +77,9 @@ def line_panels(
             axes.plot(part[x], part[name], label=label, **style)
         axes.set(xlabel=x, ylabel=name)
         axes.set(xscale="log" if x in log else "linear", yscale="log" if name in log else "linear")
+        for axis, column in ((axes.xaxis, x), (axes.yaxis, name)):
+            if column in log:
+                plain_log(axis)
         for text, place in (marks or {}).items():
             axes.axvline(place, color="0.3", linestyle=":", linewidth=1.4, label=text)
         if x not in log and pd.api.types.is_integer_dtype(table[x]):
