@@ -313,8 +313,8 @@ def test_training_opens_a_finished_run_by_its_folder(finished_run, tmp_path):
     assert not (tmp_path / "made").exists()
     manifest = read_json(run / "manifest.json")
     text = (tmp_path / path.name).read_text()
-    assert manifest["config_hash"] in text
-    assert manifest["data"]["hash"] in text
+    for fact in (manifest["config_hash"], manifest["data"]["hash"], manifest["start"]):
+        assert fact[:40] in text  # a table cuts longer ones
 
 
 @each
