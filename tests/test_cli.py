@@ -1,9 +1,11 @@
 """The command line as a user types it: results, help on everything, and one line for every mistake."""
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import pytest
@@ -54,8 +56,8 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 def test_the_commands_are_the_documented_ones() -> None:
     documented = {(), ("train",), ("settings",), ("teachers",), ("evaluate",), ("notebook",), ("report",), ("data",)}
-    documented |= {("grid",), ("status",)}
-    documented |= {("data", name) for name in ("list", "fetch", "check", "make")}
+    documented |= {("grid",), ("status",), ("show",), ("predict",), ("export-encoder",)}
+    documented |= {("data", name) for name in ("list", "fetch", "check", "make", "import")}
     assert set(COMMANDS) == documented
 
 
@@ -74,13 +76,14 @@ def test_help_explains_every_argument_and_option(ktda_, path: tuple[str, ...], f
 
 def test_train_and_evaluate(ktda_, tiny_set: Path, tmp_path: Path, finished_run: Path) -> None:
     done = ktda_("train", tiny_set, *as_options(), "--out", "my/run")
-    assert (done.code, done.err) == (0, "")
-    assert {p.name for p in Path("my/run").iterdir()} == FILES
+    assert done.code == 0
+    assert all(line.startswith("step ") for line in done.err.splitlines())  # see test_watch.py
+    assert {p.name for p in Path("my/run").iterdir()} == FILES | {"figures"}
     assert results_of(Path("my/run")) == results_of(finished_run)  # the same as from Python
     metrics = json.loads(Path("my/run/metrics.json").read_text())
     assert f"mIoU {100 * metrics['miou']:.2f}" in done.out
     assert "(percent; test, protocol honest)" in done.out
-    assert done.out.splitlines()[-1] == "run folder: my/run"
+    assert done.out.splitlines()[-2:] == ["run folder: my/run", "pictures: my/run/figures"]
 
     scored = ktda_("evaluate", "my/run", "--split", "val", "--out", "new/val.json")
     assert (scored.code, scored.err) == (0, "")
@@ -88,10 +91,33 @@ def test_train_and_evaluate(ktda_, tiny_set: Path, tmp_path: Path, finished_run:
     assert content["confusion_matrix"] == metrics["splits"]["val"]["confusion_matrix"]
     assert "(percent; val, protocol honest)" in scored.out
 
+    shutil.rmtree("my/run/figures")  # drawn anew
     before = content_of(Path("my/run"))
     again = ktda_("train", tiny_set, *as_options(), "--out", "my/run", "--resume")
-    assert (again.code, again.out) == (0, done.out)
+    assert (again.code, again.out, again.err) == (0, done.out, "")
+    shutil.rmtree("my/run/figures")
     assert content_of(Path("my/run")) == before
+
+
+def test_a_picture_that_fails_is_a_line_and_the_run_is_finished(
+    ktda_, finished_run: Path, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
+
+    def broken(*arguments: object) -> None:
+        raise RuntimeError("no\nfont")
+
+    monkeypatch.setattr("ktda_lab.run_pictures.draw_run", broken)
+    done = ktda_("train", tiny_set, *as_options(), "--out", "run", "--resume")
+    assert done.code == 0
+    assert done.err == "ktda: no pictures: no font; try again by `ktda show run`\n"
+    assert done.out.splitlines()[-1] == "run folder: run"
+
+
+def test_only_the_main_process_tells(ktda_, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ktda.training.train", lambda *arguments: {})
+    monkeypatch.setattr("accelerate.PartialState", lambda: SimpleNamespace(is_main_process=False))
+    assert ktda_("train", tiny_set, *as_options(), "--out", "run") == Done(0, "", "")
 
 
 def test_out_and_seed_have_defaults(ktda_, tiny_set: Path) -> None:
@@ -106,8 +132,9 @@ def test_init_says_what_it_left_out(ktda_, finished_run: Path, tmp_path: Path) -
     make_set(tmp_path / "four", {"train": 4, "val": 2, "test": 1}, classes=4, spec=spec)
     done = ktda_("train", "four", *as_options(steps=1), "--init", finished_run, "--out", "run")
     assert done.code == 0
-    assert "started anew" in done.out
-    assert "decode_head.classifier.weight" in done.out
+    lines = dict(line.split(": ", 1) for line in done.out.splitlines() if "started anew" in line)
+    assert lines["student.encoder"].endswith(" 0 started anew")
+    assert lines["decode_head"].endswith(" 2 started anew")  # weight and bias of the classes
 
 
 MISTAKES = [
@@ -136,9 +163,10 @@ MISTAKES = [
     ("train DATA TINY --init nowhere --out r", "no weights file at nowhere"),
     ("train DATA TINY --out RUN", "holds a run (finished); go on with --resume, or choose another --out"),
     ("train DATA TINY --set steps=9 --out RUN --resume", "was started with other settings (steps=4)"),
-    ("train DATA TINY --out DATA", "is not empty and holds no run; choose another --out"),
-    ("train DATA TINY --out DATA/dataset.yaml", "is a file; --out must be a folder"),
-    ("train DATA TINY --out DATA/dataset.yaml/run", "Not a directory"),
+    ("train DATA TINY --out RUN/..", "is not empty and holds no run; choose another --out"),
+    ("train DATA TINY --out DATA", "is inside the data set"),
+    ("train DATA TINY --out DATA/dataset.yaml", "dataset.yaml is no folder; choose another --out"),
+    ("train DATA TINY --out DATA/dataset.yaml/run", "dataset.yaml is no folder; choose another --out"),
     ("evaluate nowhere", "nowhere holds no trained model"),
     ("evaluate RUN --split winter", "tiny has no split 'winter'; it has train, val, test"),
     ("evaluate RUN --data nowhere", "'nowhere' is neither a folder nor a built-in data set"),
