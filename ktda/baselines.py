@@ -54,14 +54,9 @@ class Baseline(nn.Module):
             )
         with seeded(seed, model):
             # a tu- encoder's arguments also reach SMP's own construction, so that the tensors fit
-            options = dict(encoder_options or {})
-            self.network = BASELINES[model](
-                encoder,
-                encoder_weights=None,
-                in_channels=in_channels,
-                classes=num_classes,
-                **options,
-            )
+            options = {"in_channels": in_channels, "classes": num_classes}
+            options |= encoder_options or {}
+            self.network = BASELINES[model](encoder, encoder_weights=None, **options)
         tensors = pretrained.state_dict()
         own = self.network.encoder
         own.load_state_dict({k: tensors[k] for k in own.state_dict()})  # PSPNet: three stages only

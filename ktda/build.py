@@ -77,9 +77,8 @@ def describe(
     elif name == "ktda" and config.fam_path == "beside":  # the levels are a pyramid already
         values |= {"neck_scales": (), "neck_width": 0, "fam": config.distils}
     if name == "teacher" and not config.neck_scales:
-        raise InputError(
-            "neck_scales is empty, but model=teacher needs the neck between teacher and decoder"
-        )
+        cure = "model=teacher needs the neck between teacher and decoder"
+        raise InputError(f"neck_scales is empty, but {cure}")
     wanted = [key for key in inspect.signature(constructor).parameters if key not in _APART]
     description = {"model": name, "arguments": {k: values[k] for k in wanted if k in values}}
     if name == "teacher":
@@ -164,10 +163,8 @@ def load_model(run: Path | str) -> tuple[nn.Module, dict]:
     """
     run = Path(run)
     if not (run / "config.json").is_file() or not (run / "model.safetensors").is_file():
-        raise InputError(
-            f"{run} holds no trained model (config.json and model.safetensors); "
-            f"train with --out {run}"
-        )
+        what = f"{run} holds no trained model (config.json and model.safetensors)"
+        raise InputError(f"{what}; train with --out {run}")
     content = read_json(run / "config.json")
     check_model_folder(content, run / "config.json", lambda n: _CONSTRUCTORS.get(n, Baseline))
     model = build(content)

@@ -105,9 +105,8 @@ def read_override(override: str) -> tuple[str, object]:
         if kind is bool:
             return name, _BOOLS[text.lower()]
         if kind is tuple:
-            return name, tuple(
-                _number(part) for part in text.strip("()[] ").split(",") if part.strip()
-            )
+            parts = text.strip("()[] ").split(",")
+            return name, tuple(_number(part) for part in parts if part.strip())
         return name, kind(text)
     except (KeyError, ValueError):
         raise InputError(f"{name}={' '.join(text.split()):.80}; expected {allowed(name)}") from None

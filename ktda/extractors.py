@@ -28,6 +28,13 @@ def is_plain(model: nn.Module) -> bool:
     return any_size and not hasattr(embed, "backbone")
 
 
+def _through_norm(maps: list[Tensor], norm: Callable, which: str) -> list[Tensor]:
+    """The "last" map through a norm, or "all"."""
+    if which == "all":
+        return [norm(m) for m in maps]
+    return [*maps[:-1], norm(maps[-1])]
+
+
 class PlainTransformer:
     """A timm vision transformer: patches of one size, one width, a position embedding or none.
 
@@ -58,14 +65,9 @@ class PlainTransformer:
         bottom = grid[0] * self.patch - height
         x = F.pad(images, (0, right, 0, bottom))
         maps = self._forward(x, blocks, grid)  # (N, h * w, D) each
-        last = len(maps) - 1
-        out = []
-        for i, m in enumerate(maps):
-            if self.norm == "all" or i == last:
-                m = self.model.norm(m)
-            m = m.transpose(1, 2).unflatten(2, grid)  # (N, h * w, D) -> (N, D, h, w)
-            out.append(m.contiguous())  # the losses read it row by row
-        return out
+        maps = _through_norm(maps, self.model.norm, self.norm)
+        # (N, h * w, D) -> (N, D, h, w), contiguous: the losses read it row by row
+        return [m.transpose(1, 2).unflatten(2, grid).contiguous() for m in maps]
 
     def _forward(self, x: Tensor, blocks: Sequence[int], grid: tuple[int, int]) -> list[Tensor]:
         """Raw tokens of the blocks, class and register tokens dropped."""
@@ -157,14 +159,9 @@ class Backbone:
         height, width = images.shape[-2:]
         x = F.pad(images, (0, -width % self.unit, 0, -height % self.unit))
         maps = self._forward(x, list(blocks))
-        last = len(maps) - 1
-        out = []
-        for i, (m, block) in enumerate(zip(maps, blocks, strict=True)):
-            if self.norm == "all" or i == last:
-                m = self._last_norm(m)
-            h, w = patch_grid(height, width, self.patches[block])
-            out.append(m[..., :h, :w].contiguous())
-        return out
+        maps = _through_norm(maps, self._last_norm, self.norm)
+        grids = [patch_grid(height, width, self.patches[block]) for block in blocks]
+        return [m[..., :h, :w].contiguous() for m, (h, w) in zip(maps, grids, strict=True)]
 
     def _last_norm(self, m: Tensor) -> Tensor:
         norm = getattr(self.model, "norm", None)

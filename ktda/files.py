@@ -21,14 +21,8 @@ from ktda.errors import InputError
 PACKAGE = Path(ktda.__file__).resolve().parent
 Needs = Mapping[str, type | tuple[type, ...]]
 # json's own names for the types that `read_json` is asked for
-_NAMES = {
-    dict: "an object",
-    list: "a list",
-    str: "text",
-    int: "a whole number",
-    bool: "true or false",
-}
-_NAMES |= {float: "a number", type(None): "null"}
+_NAMES = {dict: "an object", list: "a list", str: "text", type(None): "null"}
+_NAMES |= {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def project_root() -> Path:

@@ -22,11 +22,7 @@ class Objective:
     """
 
     def __init__(
-        self,
-        accelerator: Accelerator,
-        config: Config,
-        ignore_index: int,
-        targets: Targets | None,
+        self, accelerator: Accelerator, config: Config, ignore_index: int, targets: Targets | None
     ) -> None:
         self.accelerator = accelerator
         self.config = config
@@ -91,12 +87,5 @@ class Objective:
         if config.distill_sum:
             students = [sum(students)]
             teachers = [sum(teachers)]
-        return distillation_loss(
-            students,
-            teachers,
-            config.alpha,
-            config.temperature,
-            config.kl_axis,
-            config.reduction,
-            config.distillation,
-        )
+        published = (config.alpha, config.temperature, config.kl_axis, config.reduction)
+        return distillation_loss(students, teachers, *published, kind=config.distillation)

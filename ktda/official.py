@@ -22,6 +22,7 @@ from ktda.weights.tensors import read_tensors
 FMM_HEADS = 8
 PATCH = 14
 TEACHER_PREFIX = "teach_backbone."
+_AUXILIARY = "auxiliary_head.conv_seg.weight"
 _PATCHES = TEACHER_PREFIX + "patch_embed.projection.weight"
 
 # Convolution, BatchNorm and ReLU: ".conv" and ".bn" with the authors, ".0" and ".1" with SMP, which
@@ -106,9 +107,7 @@ def load_checkpoint(path: Path | str) -> KTDA:
 def load_teacher(
     path: Path | str, heads: int | None = None, blocks: tuple[int, ...] | None = None
 ) -> Teacher:
-    """The frozen teacher inside the authors' checkpoint.
-
-    Its position embedding is resampled as the authors do it.
+    """The frozen teacher inside the authors' checkpoint, its embedding resampled as they do it.
 
     Args:
         path: checkpoint in the authors' layout.
@@ -126,10 +125,8 @@ def load_teacher(
     grid = round((_need(theirs, "pos_embed").shape[1] - 1) ** 0.5)
     heads = heads or weight.shape[0] // 64
     if not heads or weight.shape[0] % heads:
-        raise InputError(
-            f"{path}: {heads} heads for a teacher of width {weight.shape[0]}; "
-            "give the heads it was made with"
-        )
+        what = f"{path}: {heads} heads for a teacher of width {weight.shape[0]}"
+        raise InputError(f"{what}; give the heads it was made with")
     model = VisionTransformer(
         img_size=grid * weight.shape[-1],
         patch_size=weight.shape[-1],
@@ -155,9 +152,6 @@ def infer_sizes(theirs: dict[str, Tensor]) -> dict:
     depths = [_count(theirs, rf"backbone\.stages\.{i}\.(\d+)\.") for i in range(4)]
     vit = "fmm.adapters.0.0.norm1.weight" in theirs
     classifier = _need(theirs, "decode_head.conv_seg.weight")  # (K, channels, 1, 1)
-    auxiliary_channels = 1  # of the head that is not there
-    if auxiliary:
-        auxiliary_channels = _need(theirs, "auxiliary_head.conv_seg.weight").shape[1]
     return {
         "num_classes": classifier.shape[0],
         "encoder": "tu-convnext_base",
@@ -172,15 +166,12 @@ def infer_sizes(theirs: dict[str, Tensor]) -> dict:
         "fmm_hidden": next((theirs[k].shape[0] for k in _FMM_HIDDEN if k in theirs), 0),
         "decoder_channels": classifier.shape[1],
         "auxiliary": "fmm" if auxiliary else "none",
-        "auxiliary_channels": auxiliary_channels,
+        "auxiliary_channels": _need(theirs, _AUXILIARY).shape[1] if auxiliary else 1,
     }
 
 
 def export_names(names: Iterable[str]) -> dict[str, str]:
-    """Our parameter name for each of the authors' segmenter names.
-
-    Theirs are those of their checkpoints and optimiser groups.
-    """
+    """Our parameter name for each of the authors', as in their checkpoints and optimiser groups."""
     return {name: _rename(name, _SEGMENTER_RULES, "the list") for name in names}
 
 
@@ -192,9 +183,8 @@ def _translate(
     for key, tensor in theirs.items():
         name = _rename(key, rules, where)
         if name not in expected:
-            raise InputError(
-                f"{where}: key {key} has no place in a model of the sizes inferred from the tensors"
-            )
+            inferred = "a model of the sizes inferred from the tensors"
+            raise InputError(f"{where}: key {key} has no place in {inferred}")
         found, needed = tuple(tensor.shape), tuple(expected[name].shape)
         if found != needed:
             raise InputError(f"{where}: key {key} has shape {found}, expected {needed}")

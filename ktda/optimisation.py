@@ -40,9 +40,7 @@ def is_exempt_from_decay(name: str) -> bool:
     return name.startswith(("student.", "network.encoder.", "fmm.")) and "norm" in name
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, encoder_rate: float = 1.0
-) -> list[dict]:
+def parameter_groups(model: nn.Module, weight_decay: float, encoder_rate: float = 1) -> list[dict]:
     """AdamW groups of the trained parameters: decayed, and exempt.
 
     Args:
@@ -55,13 +53,10 @@ def parameter_groups(
         Groups with the factor on the learning rate as ``rate``.
     """
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    parts = [(trained, 1.0)]
-    if encoder_rate != 1:
-        encoder = [(name, p) for name, p in trained if name.startswith(_ENCODER)]
-        others = [(name, p) for name, p in trained if not name.startswith(_ENCODER)]
-        parts = [(others, 1.0), (encoder, encoder_rate)]
+    rates = {name: encoder_rate if name.startswith(_ENCODER) else 1.0 for name, _ in trained}
     groups = []
-    for part, rate in parts:
+    for rate in dict.fromkeys((1.0, encoder_rate)):  # once, where both are 1
+        part = [(name, p) for name, p in trained if rates[name] == rate]
         decayed = [p for name, p in part if not is_exempt_from_decay(name)]
         exempt = [p for name, p in part if is_exempt_from_decay(name)]
         groups.append({"params": decayed, "weight_decay": weight_decay, "rate": rate})

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from ktda.build import load_model
-from ktda.errors import InputError
+from ktda.errors import InputError, check_choice
 from ktda.official import load_checkpoint
 from ktda.weights.tensors import load_strict, read_tensors, save_tensors
 
 PARTS = ("all", "encoder")
 _CLASSIFIERS = ("classifier", "segmentation_head")  # ours, SMP's
 # The same tensors in `KTDA` and in the baselines.
-_ENCODERS = {"student.encoder.": "encoder.", "network.encoder.": "encoder."}
-_NORMS = {"student.norms.": "norms."}
+_COMMON = {"student.encoder.": "encoder.", "network.encoder.": "encoder."}
+_COMMON |= {"student.norms.": "norms."}
 
 
 def initialise(model: nn.Module, source: str, part: str = "all") -> list[str]:
@@ -34,8 +34,7 @@ def initialise(model: nn.Module, source: str, part: str = "all") -> list[str]:
     Raises:
         InputError: nothing there, or a tensor that is to be taken over does not fit.
     """
-    if part not in PARTS:
-        raise InputError(f"init part {part!r}; expected one of {', '.join(PARTS)}")
+    check_choice("init part", part, PARTS)
     tensors = read_segmenter(source)
     own = model.state_dict()
     if part == "encoder":
@@ -68,7 +67,7 @@ def _match_encoders(
 
 def _common_name(name: str) -> str:
     """The name of an encoder's tensor whatever model it is in; "" for any other tensor."""
-    for prefix, common in (_ENCODERS | _NORMS).items():
+    for prefix, common in _COMMON.items():
         if name.startswith(prefix):
             return common + name.removeprefix(prefix)
     return ""
