@@ -93,19 +93,8 @@ def train(
     manifest = None
     if accelerator.is_main_process:
         out.mkdir(parents=True, exist_ok=True)
-        manifest = start_manifest(
-            out,
-            data,
-            tile_set,
-            splits,
-            config,
-            model,
-            teacher,
-            accelerator.device,
-            processes=accelerator.num_processes,
-            unlabelled=about_images,
-            **start,
-        )
+        progress = trainer.progress
+        manifest = start_manifest(progress, data, teacher, unlabelled=about_images, **start)
         save_config(out, description, tile_set.classes, tile_set.palette, tile_set.ignore_index)
     try:
         with ended_by(signal.SIGTERM):  # which batch systems send

@@ -1,10 +1,9 @@
 """A training checkpoint as one file: safetensors for the tensors, json in its header for the rest.
 
-Nothing is unpickled. The file proves itself by its SHA-256, and the one before it stays beside it:
-where a write was cut off or a disk has damaged the newest, training goes on from that one. Random
-draws are keyed by (seed, step) or (seed, epoch, index), so the step number is the state of every
-generator; the global generator's state is kept all the same, for code of the user's that draws
-from it.
+Nothing is unpickled. The file proves itself by its SHA-256, and the one before it stays beside it,
+to go on from where a write was cut off or a disk has damaged the newest. Random draws are keyed by
+(seed, step) or (seed, epoch, index), so the step number is the state of every generator; the global
+generator's is kept for code of the user's that draws from it.
 """
 
 import json
@@ -48,21 +47,16 @@ def save_checkpoint(
     Args:
         folder: of the run.
         model: unwrapped.
-        optimiser: torch's, its tensors are stored per parameter index.
+        optimiser: one whose state is tensors alone, as AdamW's.
         state: plain values: step, best score, sums of the running epoch.
         extra: further tensors, such as the teacher's channel statistics.
     """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
-    numbers: dict[str, dict[str, Any]] = {}
     for index, entries in optimiser.state_dict()["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimiser/{index}/{name}"] = value
-            else:
-                numbers.setdefault(str(index), {})[name] = value
+        tensors |= {f"optimiser/{index}/{name}": value for name, value in entries.items()}
     tensors["generator/torch"] = torch.get_rng_state()
     tensors |= {f"extra/{name}": value for name, value in extra.items()}
-    header = {"state": json.dumps(state), "optimiser": json.dumps(numbers)}
+    header = {"state": json.dumps(state)}
     save_tensors(folder / NAME, tensors, header, previous=folder / PREVIOUS)
 
 
@@ -79,39 +73,35 @@ def load_checkpoint(
     """
     path = folder / NAME
     try:
-        tensors, state, numbers = _read(path)
+        tensors, state = _read(path)
     except InputError as error:
         path = folder / PREVIOUS
         if not path.is_file():
             raise
-        tensors, state, numbers = _read(path)
+        tensors, state = _read(path)
         warnings.warn(f"{error}; going on from {path.name}", stacklevel=2)
-    load_strict(model, _below("model/", tensors), f"{path} is of another model")
+    load_strict(model, below("model/", tensors), f"{path} is of another model")
 
-    states = {int(index): dict(entries) for index, entries in numbers.items()}
-    for key, value in _below("optimiser/", tensors).items():
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in below("optimiser/", tensors).items():
         index, _, name = key.partition("/")
         states.setdefault(int(index), {})[name] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": states, "param_groups": groups})
     torch.set_rng_state(tensors["generator/torch"])
-    return state, _below("extra/", tensors)
+    return state, below("extra/", tensors)
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, Any]]:
-    """Tensors, state and the optimiser's numbers of one file."""
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and state of one file."""
     tensors = read_tensors(path)
     header = read_metadata(path)
-    for name in ("state", "optimiser"):
-        if name not in header:
-            raise InputError(f"{path} is no training checkpoint (its header has no {name})")
-    if "generator/torch" not in tensors:
-        raise InputError(f"{path} is no training checkpoint (it has no generator/torch)")
-    state = parse_json(header["state"], _STATE, f"{path} is damaged: state")
-    numbers = parse_json(header["optimiser"], {}, f"{path} is damaged: optimiser")
-    return tensors, state, numbers
+    for name, held in (("state", header), ("generator/torch", tensors)):
+        if name not in held:
+            raise InputError(f"{path} is no training checkpoint (it has no {name})")
+    return tensors, parse_json(header["state"], _STATE, f"{path} is damaged: state")
 
 
-def _below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def below(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors whose names begin with a prefix, without it."""
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ktda.config import Config
 from ktda.data import builtin
-from ktda.data.folder import TileSet, data_hash, open_data
-from ktda.data.protocol import Splits
+from ktda.data.folder import data_hash, open_data
 from ktda.errors import InputError
 from ktda.files import data_root, locked, now, read_json
+from ktda.runs.progress import Progress
 from ktda.runs.record import Manifest, machine
 from ktda.teacher import Teacher
 
@@ -36,9 +37,8 @@ _MANIFEST = {
 }
 _METRICS = {"split": str, "protocol": str, "seconds": float, "best_step": int}
 _METRICS |= dict.fromkeys(("iou", "f1", "precision", "recall"), list)
-_METRICS |= dict.fromkeys(
-    ("miou", "overall_accuracy", "mean_f1", "mean_f1_mmseg"), (float, type(None))
-)
+_MEANS = ("miou", "overall_accuracy", "mean_f1", "mean_f1_mmseg")
+_METRICS |= dict.fromkeys(_MEANS, (float, type(None)))
 
 
 def in_one_process(train: Callable) -> Callable:
@@ -102,9 +102,8 @@ def check_folder(
         cure = "go on with --resume, or choose another --out"
         raise InputError(f"{out} holds a run ({status}); {cure}")
     if manifest["config_hash"] != config.config_hash:
-        before = manifest["config"]
-        now_set = _plain(config).items()
-        changed = [f"{k}={before.get(k)!r}" for k, v in now_set if before.get(k) != v]
+        before = Config(**manifest["config"]).as_dict()  # also of settings that it did not know yet
+        changed = [f"{k}={before[k]!r}" for k, v in config.as_dict().items() if before[k] != v]
         what = f"was started with other settings ({', '.join(changed)})"
         raise InputError(f"{out} {what}; resume with the same, or choose another")
     if init and init != manifest.get("init"):
@@ -135,26 +134,18 @@ def read_metrics(out: Path) -> dict[str, Any]:
     return read_json(out / METRICS, _METRICS)
 
 
-def start_manifest(
-    out: Path,
-    data: str,
-    tile_set: TileSet,
-    splits: Splits,
-    config: Config,
-    model: nn.Module,
-    teacher: Teacher | None,
-    device: Any,
-    **more: Any,
-) -> Manifest:
+def start_manifest(progress: Progress, data: str, teacher: Teacher | None, **more: Any) -> Manifest:
     """Write ``manifest.json`` with everything that is known before the first step.
 
     Raises:
         InputError: the run was started on other data.
     """
-    before = earlier_manifest(out)
+    out, config, model = progress.out, progress.config, progress.model
+    tile_set, splits = progress.tile_set, progress.splits
+    device = progress.accelerator.device
     data_sha256 = data_hash(tile_set)
     resumed = []
-    if before:
+    if before := earlier_manifest(out):
         _check_data(out, data, data_sha256, before)
         resumed = [*before.get("resumed", []), now()]
         more["start"] = before["start"]
@@ -163,7 +154,7 @@ def start_manifest(
     return Manifest(
         out / MANIFEST,
         resumed=resumed,
-        config=_plain(config),
+        config=config.as_dict(),
         config_hash=config.config_hash,
         seed=config.seed,
         data={
@@ -178,6 +169,7 @@ def start_manifest(
             "reported": splits.report_name,
         },
         machine=machine(device),
+        processes=progress.accelerator.num_processes,
         weights=_weights(config, model, teacher),
         parameters=_parameters(model, teacher),
         inference_gflops=inference_gflops(model, size, device),
@@ -188,11 +180,11 @@ def start_manifest(
 def _weights(config: Config, model: nn.Module, teacher: Teacher | None) -> dict[str, Any]:
     """Where the weights of student and teacher came from."""
     record = getattr(getattr(model, "student", model), "record", None)
-    found: dict[str, Any] = {"student": record.as_dict() if record else None, "teacher": None}
-    if teacher:
-        used = config.distils or config.model == "teacher"
-        found["teacher"] = {"name": teacher.name, "used": used, **teacher.record.as_dict()}
-    return found
+    used = config.distils or config.model == "teacher"
+    return {
+        "student": record and asdict(record),
+        "teacher": teacher and {"name": teacher.name, "used": used, **asdict(teacher.record)},
+    }
 
 
 def _parameters(model: nn.Module, teacher: Teacher | None) -> dict[str, int]:
@@ -211,15 +203,10 @@ def _parameters(model: nn.Module, teacher: Teacher | None) -> dict[str, int]:
 def inference_gflops(
     model: nn.Module, size: tuple[int, int], device: torch.device | str = "cpu"
 ) -> float:
-    """Floating point operations of one image in inference, in 10^9; a multiply-add counts as two.
+    """Floating point operations of an image (rows, columns), in 10^9; a multiply-add is two.
 
     Counted are matrix products, convolutions and attention; sums, norms and activations are not.
     Every part of the model is left in the mode that it had.
-
-    Args:
-        model: a segmenter.
-        size: rows and columns of the image.
-        device: of the model.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -228,8 +215,3 @@ def inference_gflops(
     for module, training in modes:
         module.training = training
     return counter.get_total_flops() / 1e9
-
-
-def _plain(config: Config) -> dict[str, Any]:
-    """Settings as json gives them back: tuples as lists."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.as_dict().items()}

@@ -6,7 +6,9 @@ import math
 import resource
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -21,49 +23,51 @@ from ktda.data.protocol import Splits
 from ktda.errors import InputError
 from ktda.files import write_beside, write_json
 from ktda.optimisation import learning_rate
-from ktda.runs.checkpoint import PREVIOUS, has_checkpoint, load_checkpoint, save_checkpoint
+from ktda.runs.checkpoint import (
+    PREVIOUS,
+    below,
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from ktda.scores.evaluate import confusions, save_confusions
 from ktda.scores.metrics import scores
 from ktda.weights.tensors import read_tensors, save_tensors
 
 
+@dataclass
 class Progress:
     """State of a run and its files; only the main process writes.
 
     Attributes:
+        model: unwrapped.
         batch: batches seen, of all epochs.
         seconds: spent so far, also before a resume.
+        sums: of the running epoch's losses.
         statistics: the teacher's channel statistics, one (2, D) tensor per map; empty without.
+        averaged: the model of averaged weights; None without.
     """
 
-    def __init__(
-        self,
-        accelerator: Accelerator,
-        config: Config,
-        model: nn.Module,
-        optimiser: torch.optim.Optimizer,
-        tile_set: TileSet,
-        splits: Splits,
-        out: Path,
-    ) -> None:
-        self.accelerator = accelerator
-        self.config = config
-        self.model = model
-        self.optimiser = optimiser
-        self.tile_set = tile_set
-        self.splits = splits
-        self.out = out
-        self.batch = 0
-        self.seconds = 0.0
-        self.best = -1.0
-        self.best_step = 0
-        self.sums: dict[str, Tensor | float] = {}
-        self.history: list[dict] = []
-        self.statistics: list[Tensor] = []
-        self.averaged: AveragedModel | None = None
-        if config.ema:
-            average = get_ema_multi_avg_fn(config.ema)
-            self.averaged = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+    accelerator: Accelerator
+    config: Config
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    tile_set: TileSet
+    splits: Splits
+    out: Path
+    batch: int = 0
+    seconds: float = 0.0
+    best: float = -1.0
+    best_step: int = 0
+    sums: dict[str, Tensor | float] = field(default_factory=dict)
+    history: list[dict] = field(default_factory=list)
+    statistics: list[Tensor] = field(default_factory=list)
+    averaged: AveragedModel | None = None
+
+    def __post_init__(self) -> None:
+        if self.config.ema:
+            average = get_ema_multi_avg_fn(self.config.ema)
+            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
 
     @property
     def scored(self) -> nn.Module:
@@ -116,29 +120,23 @@ class Progress:
         return miou
 
     def report(self) -> dict:
-        """Score the kept weights once on the reported split.
-
-        Writes ``metrics.json`` and ``confusions.npz``.
-        """
+        """Score the kept weights, once: ``metrics.json`` and ``confusions.npz``."""
         self.accelerator.wait_for_everyone()  # the main process may still be writing them
         kept = read_tensors(self.out / "model.safetensors")
         self.scored.load_state_dict(self.scored.state_dict() | kept)
-        splits = {
-            self.splits.select_name: self.splits.select,
-            self.splits.report_name: self.splits.report,
-        }
+        tiles = self.splits
+        splits = {tiles.select_name: tiles.select, tiles.report_name: tiles.report}
         matrices = {name: self._confusions(pairs) for name, pairs in splits.items()}
         results = {
             name: {"images": len(splits[name]), **scores(matrix.sum(0))}
             for name, matrix in matrices.items()
         }
-        reported = results.pop(self.splits.report_name)
+        reported = results.pop(tiles.report_name)
+        scored = self.config.segmentation_weight
         metrics = {
-            "split": self.splits.report_name,
+            "split": tiles.report_name,
             "protocol": self.config.protocol,
-            "selected_on": self.splits.select_name
-            if self.config.segmentation_weight
-            else "nothing: the last weights",
+            "selected_on": tiles.select_name if scored else "nothing: the last weights",
             **reported,
             "splits": results,
             "best_step": self.best_step,
@@ -157,15 +155,10 @@ class Progress:
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
-        state = {
-            "batch": self.batch,
-            "seconds": self.seconds,
-            "best": self.best,
-            "best_step": self.best_step,
-            "sums": {name: float(total) for name, total in self.sums.items()},
-            "history": self.history,
-            "scaler": scaler.state_dict() if scaler else None,
-        }
+        plain = ("batch", "seconds", "best", "best_step", "history")
+        state: dict[str, Any] = {name: getattr(self, name) for name in plain}
+        state["sums"] = {name: float(total) for name, total in self.sums.items()}
+        state["scaler"] = scaler.state_dict() if scaler else None
         extra = {f"statistics/{i}": s for i, s in enumerate(self.statistics)}
         if self.averaged:
             extra |= {f"ema/{name}": t for name, t in self.averaged.state_dict().items()}
@@ -182,11 +175,10 @@ class Progress:
         for name, value in state.items():
             setattr(self, name, value)
         if self.averaged:
-            held = {k.removeprefix("ema/"): v for k, v in extra.items() if k.startswith("ema/")}
-            self.averaged.load_state_dict(held)
+            self.averaged.load_state_dict(below("ema/", extra))
+        maps = below("statistics/", extra)
         device = self.accelerator.device
-        maps = sum(name.startswith("statistics/") for name in extra)
-        self.statistics = [extra[f"statistics/{i}"].to(device) for i in range(maps)]
+        self.statistics = [maps[str(level)].to(device) for level in range(len(maps))]
 
     def _confusions(self, pairs: Sequence[Pair]) -> Tensor:
         """The confusion matrix of every image, (images, K, K); empty where nothing segments."""
@@ -197,9 +189,8 @@ class Progress:
         if a.num_processes > 1:  # each has BatchNorm statistics of its own; the first's are kept
             for buffer in self.scored.buffers():
                 broadcast(buffer)
-        return confusions(
-            self.scored, self.tile_set, pairs, a.device, a.process_index, a.num_processes
-        )
+        rank, world = a.process_index, a.num_processes
+        return confusions(self.scored, self.tile_set, pairs, a.device, rank, world)
 
 
 def _peak_memory() -> int:

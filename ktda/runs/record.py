@@ -36,9 +36,8 @@ def source_hash() -> str:
     """SHA-256 over the package's own Python files and weights, names and contents."""
     digest = hashlib.sha256()
     for path in sorted([*PACKAGE.rglob("*.py"), *PACKAGE.rglob("*.safetensors")]):
-        digest.update(
-            path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0"
-        )
+        name = path.relative_to(PACKAGE).as_posix().encode()
+        digest.update(name + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
@@ -72,12 +71,8 @@ def machine(device: Any) -> dict[str, Any]:
     name = platform.processor() or platform.machine()
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
-    return {
-        "device": str(device),
-        "name": name,
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-    }
+    about = {"device": str(device), "name": name}
+    return about | {"cores": os.cpu_count(), "system": platform.platform()}
 
 
 @contextlib.contextmanager
@@ -107,12 +102,7 @@ def ended_by(*numbers: signal.Signals) -> contextlib.AbstractContextManager[None
 
 
 class Manifest:
-    """``manifest.json`` of a run folder.
-
-    Args:
-        path: where it is written.
-        **content: what is known at the start.
-    """
+    """``manifest.json`` of a run folder, written at `path` with the content known at the start."""
 
     def __init__(self, path: Path, **content: Any) -> None:
         self.path = path
@@ -126,16 +116,9 @@ class Manifest:
             "versions": versions(),
             **content,
         }
-        self.write()
-
-    def update(self, **content: Any) -> None:
-        """Add or replace entries and write."""
-        self.content.update(content)
-        self.write()
+        write_json(self.path, self.content)
 
     def end(self, status: str, **content: Any) -> None:
         """Complete with "finished" or "failed"."""
-        self.update(status=status, end=now(), **content)
-
-    def write(self) -> None:
+        self.content |= {"status": status, "end": now(), **content}
         write_json(self.path, self.content)

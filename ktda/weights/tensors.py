@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,22 +26,12 @@ HASH = "ktda_sha256"
 
 @dataclass(frozen=True)
 class WeightsRecord:
-    """Provenance of loaded weights, as it stands in a run's manifest.
+    """Provenance of loaded weights, as it stands in a run's manifest."""
 
-    Attributes:
-        source: hub id, file name, or "seed N" for random weights.
-        sha256: of the file; None for random weights.
-        licence: as the library's model card states it; None where unknown.
-        kind: "pretrained", "file", "random" or "callable".
-    """
-
-    source: str
-    sha256: str | None = None
-    licence: str | None = None
-    kind: str = "pretrained"
-
-    def as_dict(self) -> dict:
-        return asdict(self)
+    source: str  # hub id, file name, or "seed N" for random weights
+    sha256: str | None = None  # of the file
+    licence: str | None = None  # as the library's model card states it; None where unknown
+    kind: str = "pretrained"  # or "file", "random", "callable"
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:
@@ -78,8 +68,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
 
 def read_metadata(path: Path | str) -> dict[str, str]:
     """The header's metadata of a safetensors file; {} for another kind of file or for none."""
-    path = Path(path)
-    if path.suffix != ".safetensors":
+    if Path(path).suffix != ".safetensors":
         return {}
     try:
         with safe_open(path, "pt") as file:
@@ -117,31 +106,24 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 
 def load_strict(model: nn.Module, tensors: dict[str, Tensor], message: str) -> None:
-    """Put tensors into a model, all of them and no other.
-
-    Args:
-        model: changed in place, also partly where tensors do not fit.
-        tensors: by name.
-        message: begin of the error's line; names the source.
+    """Put tensors into a model, all of them and no other; partly where they do not fit.
 
     Raises:
-        InputError: a tensor is missing, unknown or of another shape.
+        InputError: one is missing, unknown or of another shape; `message` begins the line.
     """
     try:
         # The model has the last word: SMP's encoders pass over a classifier, BatchNorm goes without
         # its counter.
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        own = model.state_dict()
-        missing = [name for name in own if name not in tensors]
-        unknown = [name for name in tensors if name not in own]
-        shared = [name for name in own if name in tensors]
-        wrong = [name for name in shared if tensors[name].shape != own[name].shape]
+        own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+        got = {name: tuple(value.shape) for name, value in tensors.items()}
+        missing = [name for name in own if name not in got]
+        unknown = [name for name in got if name not in own]
+        wrong = [name for name in own if got.get(name, own[name]) != own[name]]
         faults = [f"{len(missing)} missing (first {missing[0]})"] if missing else []
         faults += [f"{len(unknown)} unknown (first {unknown[0]})"] if unknown else []
-        for name in wrong[:1]:
-            got, expected = tuple(tensors[name].shape), tuple(own[name].shape)
-            faults.append(f"{name} has shape {got}, expected {expected}")
+        faults += [f"{name} has shape {got[name]}, expected {own[name]}" for name in wrong[:1]]
         reason = "; ".join(faults) or " ".join(str(error).split())
         raise InputError(f"{message}: {reason}") from error
 
@@ -152,10 +134,7 @@ def load_by_timm(build: Callable[..., nn.Module], path: Path | str, name: str) -
     Args:
         build: takes ``pretrained`` and ``pretrained_cfg_overlay`` as `timm.create_model` does.
         path: the file.
-        name: what is built, for the error's line.
-
-    Raises:
-        InputError: a tensor is missing or of another shape.
+        name: what is built, for the error's line where a tensor is missing or of another shape.
     """
     tensors = read_tensors(path)  # also refuses what timm must not open
     try:
