@@ -6,10 +6,11 @@ over 0 to 255, and inverts levels whose white is 0. Images of several bands, or 
 than bytes, are read by rasterio. EXIF orientation is not applied: the raw rows and columns count.
 """
 
+import contextlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -93,7 +94,8 @@ def read_image(
     elif kind.bands != bands:
         raise InputError(f"{path}: holds {kind}, expected {bands} bands as in dataset.yaml")
     else:
-        pixels = _read_raster(path)
+        # (bands, H, W) -> (H, W, bands)
+        pixels = np.moveaxis(read_raster(path, kind), 0, -1)
     if stretch is not None:
         return stretch_to_bytes(pixels, stretch, path)
     if pixels.dtype != np.uint8:
@@ -179,20 +181,35 @@ def _decode(path: Path) -> np.ndarray:
         raise _unreadable(path, error) from error
 
 
-def _read_raster(path: Path) -> np.ndarray:
-    """Pixels (H, W, bands) by rasterio."""
+@contextlib.contextmanager
+def open_raster(path: Path, who: str, **settings: Any) -> Iterator[Any]:
+    """A file as rasterio's data set, whether it has a place on Earth or not; settings are GDAL's.
+
+    Raises:
+        InputError: rasterio is not installed (`who` needs it), or GDAL cannot open the file.
+    """
     try:
         import rasterio  # an extra
     except ImportError as error:
-        cure = "pip install 'ktda[scenes]'"
-        raise InputError(f"{path}: {kind_of(path)} need rasterio; {cure}") from error
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            with rasterio.open(path) as file:
-                return np.moveaxis(file.read(), 0, -1)  # (bands, H, W) -> (H, W, bands)
-    except rasterio.errors.RasterioError as error:
-        raise _unreadable(path, error) from error
+        raise InputError(f"{who} need rasterio: pip install 'ktda[scenes]'") from error
+    with rasterio.Env(**settings), warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        try:
+            file = rasterio.open(path)
+        except rasterio.errors.RasterioError as error:
+            reason = " ".join(str(error).split())
+            raise InputError(f"{path} is no raster that can be read ({reason})") from error
+        with file:
+            yield file
+
+
+def read_raster(path: Path, kind: Kind, window: tuple | None = None) -> np.ndarray:
+    """Pixels (bands, H, W), of ((top, bottom), (left, right)) or of the whole file."""
+    with open_raster(path, f"{path}: {kind}") as file:
+        try:
+            return file.read(window=window)
+        except Exception as error:  # on damaged files GDAL raises whatever its drivers raise
+            raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

@@ -6,7 +6,6 @@ as often in one pass as tiles fit into it.
 
 import hashlib
 import importlib.util
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from PIL import Image
 
 from ktda.data.folder import TileSet
 from ktda.data.layout import SUFFIXES, UNLABELLED, Pair, check_name, tile_files
-from ktda.data.pixels import kind_of
+from ktda.data.pixels import kind_of, read_raster
 from ktda.errors import InputError
 from ktda.files import file_sha256
 from ktda.seeding import generator
@@ -118,7 +117,8 @@ class Unlabelled:
         top = int(top * (height - rows + 1))
         left = int(left * (width - columns + 1))
         if self.total_bytes > CACHED_BYTES and _has_windows(path, self.tile_set):
-            return torch.from_numpy(_read_window(path, top, left, rows, columns))
+            window = ((top, top + rows), (left, left + columns))
+            return torch.from_numpy(read_raster(path, kind_of(path), window))
         image = self._decoded.get(path)
         if image is None:
             image = self.tile_set.read_image(path)  # (H, W, bands)
@@ -151,13 +151,3 @@ def _has_windows(path: Path, tile_set: TileSet) -> bool:
     """Whether a part of the file can be read alone: 8-bit RGB TIFF, where rasterio is there."""
     is_tiff = path.suffix.lower() in (".tif", ".tiff")
     return is_tiff and not tile_set.bands and importlib.util.find_spec("rasterio") is not None
-
-
-def _read_window(path: Path, top: int, left: int, rows: int, columns: int) -> np.ndarray:
-    """(bands, rows, columns) of a large file, without the rest of it."""
-    import rasterio  # an extra
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as file:
-            return file.read(window=((top, top + rows), (left, left + columns)))

@@ -1,5 +1,6 @@
 """A scene's map: from a model and a raster of any size to GeoTIFFs of classes and confidence."""
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,22 +15,18 @@ from ktda.files import content_hash, file_sha256
 from ktda.images import normalise
 from ktda.scenes.blend import FILL, blend
 from ktda.scenes.sink import Sink, check_out
-from ktda.scenes.source import STRETCHES, Source, open_source
+from ktda.scenes.source import STRETCHES, open_source
 
-TILE = 256
-OVERLAP = 0.25
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".vrt", ".img")
 
 
 class Options(NamedTuple):
     """How a scene is read and tiled; see `Source` and `blend`."""
 
-    tile: int = TILE
-    overlap: float = OVERLAP
+    tile: int = 256
+    overlap: float = 0.25
     bands: list[int] | None = None
-    stretch: str | None = (
-        None  # None: as training recorded, or percentile where it recorded nothing
-    )
+    stretch: str | None = None  # as training recorded, or percentile where it recorded nothing
     nodata: float | str | None = None
     confidence: bool = False
 
@@ -59,15 +56,7 @@ def find_scenes(inputs: Sequence[Path]) -> list[Path]:
 
 
 def check_options(options: Options, description: dict[str, Any]) -> Options:
-    """The options with the stretch resolved.
-
-    Args:
-        options: as asked for.
-        description: the model's ``config.json``.
-
-    Raises:
-        InputError: a value out of range, or a fixed stretch that nobody recorded.
-    """
+    """The options with the stretch resolved by the model's ``config.json``, or `InputError`."""
     if options.tile < 32 or options.tile % 32:
         raise InputError(f"--tile {options.tile}; expected a multiple of 32, at least 32")
     if not 0 <= options.overlap <= 0.9:
@@ -75,8 +64,8 @@ def check_options(options: Options, description: dict[str, Any]) -> Options:
     if options.stretch not in (None, *STRETCHES):
         raise InputError(f"--stretch {options.stretch}; expected one of {', '.join(STRETCHES)}")
     if options.stretch is None:
-        recorded = "converted" not in description
-        options = options._replace(stretch="fixed" if recorded else "percentile")
+        known = "percentile" if "converted" in description else "fixed"
+        options = options._replace(stretch=known)
     return options
 
 
@@ -111,15 +100,12 @@ def predict_scene(
     classes = description["classes"]
     normalisation = description["normalisation"]
     limits = normalisation.get("stretch")
+    if limits is not None:
+        limits = np.array(limits, dtype=np.float64)
+    bands = options.bands or normalisation.get("bands")  # as in training
     count = len(normalisation["mean"])
-    with open_source(
-        scene,
-        options.bands or normalisation.get("bands"),  # as in training
-        count,
-        options.nodata,
-        options.stretch,
-        None if limits is None else np.array(limits, dtype=np.float64),
-    ) as source:
+    reading = (bands, count, options.nodata, options.stretch, limits)
+    with open_source(scene, *reading) as source:
         if source.note:
             tell(source.note)
         out.mkdir(parents=True, exist_ok=True)
@@ -129,12 +115,10 @@ def predict_scene(
             "options": content_hash(options._asdict()),
         }
         sink = Sink(out / f"{scene.stem}.tif", source.size, job, options.confidence)
-        step = predictor(model, source, device)
-        first = sink.rows
-        if first < source.size[0]:
-            for strip in blend(
-                source.read, step, source.size, len(classes), options.tile, options.overlap, first
-            ):
+        if sink.rows < source.size[0]:
+            step = predictor(model, device)
+            tiling = (options.tile, options.overlap, sink.rows)
+            for strip in blend(source.read, step, source.size, len(classes), *tiling):
                 sink.write(strip)
         counts = count_classes(sink, len(classes))
         place = {"crs": source.file.crs, "transform": source.file.transform}
@@ -148,7 +132,7 @@ def predict_scene(
     }
 
 
-def predictor(model: nn.Module, source: Source, device: torch.device | str) -> Callable:
+def predictor(model: nn.Module, device: torch.device | str) -> Callable[[Tensor], Tensor]:
     """Windows (N, C, h, w) in [0, 1] -> logits (N, K, h, w)."""
 
     @torch.inference_mode()
@@ -160,8 +144,6 @@ def predictor(model: nn.Module, source: Source, device: torch.device | str) -> C
 
 def weights_hash(model: nn.Module) -> str:
     """A hash over a model's tensors, in their order."""
-    import hashlib
-
     total = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         total.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

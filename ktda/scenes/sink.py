@@ -85,13 +85,8 @@ class Sink:
     ) -> list[Path]:
         """Write the GeoTIFFs under their final names and remove the partial folder.
 
-        Args:
-            place: ``crs`` and ``transform`` of the source.
-            classes: names, in index order.
-            palette: (red, green, blue) per class.
-
-        Returns:
-            The map, and the confidence where it was kept.
+        The place is ``crs`` and ``transform`` of the source. Returns the map, and the confidence
+        where it was kept.
         """
         if self.rows != self.size[0]:
             raise ValueError(f"{self.rows} of {self.size[0]} rows are there")

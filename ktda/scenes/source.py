@@ -1,7 +1,6 @@
 """A raster of any size, row by row: chosen bands, stretched to [0, 1], and where it holds data."""
 
 import contextlib
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ktda.data.pixels import open_raster
 from ktda.errors import InputError
 
 STRETCHES = ("fixed", "percentile", "per-tile")
@@ -56,9 +56,8 @@ class Source:
         self.note = ""
         self._by_zero = nodata is None and not self._says_where()
         if self._by_zero:
-            self.note = (
-                f"{path.name} names no fill: pixels that are 0 in every band are taken for it"
-            )
+            assumed = "pixels that are 0 in every band are taken for it"
+            self.note = f"{path.name} names no fill: {assumed}"
         self._cells: dict[int, NDArray] = {}
         self._limits = limits if stretch == "fixed" else None
         if stretch == "percentile":
@@ -170,19 +169,7 @@ def open_source(
     Raises:
         InputError: rasterio is missing, the file is none that GDAL reads, or it does not fit.
     """
-    try:
-        import rasterio
-    except ImportError as error:
-        raise InputError("maps need rasterio: pip install 'ktda[scenes]'") from error
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES))
-        try:
-            file = stack.enter_context(rasterio.open(path))
-        except rasterio.errors.RasterioError as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{path} is no raster that can be read ({reason})") from error
+    with open_raster(path, "maps", GDAL_CACHEMAX=CACHE_BYTES) as file:
         if stretch == "fixed" and limits is None:
             if file.dtypes[0] != "uint8":
                 raise InputError(
