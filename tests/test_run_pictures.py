@@ -1,5 +1,6 @@
 """Pictures of a run: those that its folder allows, the tiles that they name, and what is missing said in a line."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,13 +9,13 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from ktda_lab.run_pictures import draw_run, predict, worst_to_best
+from ktda_lab.run_pictures import draw_run, open_run, predict, worst_to_best
 
 from ktda.config import make_config
 from ktda.data.folder import open_data
 from ktda.data.tiles import Tiles
 from ktda.errors import InputError
-from ktda.files import read_json
+from ktda.files import read_json, write_json
 from ktda.training import train
 
 
@@ -35,7 +36,8 @@ def test_a_run_is_drawn_from_its_folder(run: Path):
         "prediction_gallery.png",
     ]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    captions = {entry["file"]: entry["caption"] for entry in read_json(run / "figures" / "figures.json")}
+    entries = json.loads((run / "figures" / "figures.json").read_text())
+    captions = {entry["file"]: entry["caption"] for entry in entries}
     assert captions.keys() == {path.name for path in paths}
     assert "test" in captions["confusion_figure.png"]
 
@@ -53,6 +55,26 @@ def test_an_unfinished_run_is_named(run: Path, tmp_path: Path, name: str):
     (part / name).unlink()
     with pytest.raises(InputError, match=f"{name} is missing"):
         draw_run(part)
+
+
+def test_a_run_is_opened_with_its_own_data_and_settings(run: Path, tmp_path: Path):
+    data, config = open_run(run)
+    manifest = read_json(run / "manifest.json")
+    assert data == "demo_grass"
+    assert (config.config_hash, config.seed, config.steps) == (manifest["config_hash"], 0, 2)
+    for name in ("repeat", "log_with"):  # settings that an older version did not know
+        del manifest["config"][name]
+    older = shutil.copytree(run, tmp_path / "older")
+    write_json(older / "manifest.json", manifest)
+    assert open_run(older)[1] == config
+
+
+def test_a_run_that_was_not_scored_is_named(run: Path, tmp_path: Path):
+    alone = shutil.copytree(run, tmp_path / "alone")
+    write_json(alone / "metrics.json", read_json(run / "metrics.json") | {"miou": None})
+    for opened in (draw_run, open_run):
+        with pytest.raises(InputError, match="alone was not scored"):
+            opened(alone)
 
 
 def test_tiles_run_from_the_worst_to_the_best():

@@ -41,6 +41,8 @@ def _check_finished(run: Path) -> None:
         if not (run / name).is_file():
             cure = "finish it with `ktda train ... --resume`"
             raise InputError(f"{run} holds no finished run: {name} is missing; {cure}")
+    if read_json(run / "metrics.json", {"miou": (float, type(None))})["miou"] is None:
+        raise InputError(f"{run} was not scored (distilled alone, or no labels): there is nothing to draw")
 
 
 def draw_run(run: Path | str, tiles: int = 4) -> list[Path]:
