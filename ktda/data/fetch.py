@@ -76,13 +76,8 @@ def _fetch(name: str, out: Path, archive: Path | None) -> None:
     repo = source["repo"]
     file = source["file"]
     expected = source.get("sha256")
-    record = {
-        "name": name,
-        "licence": source["licence"],
-        "repo": repo,
-        "file": file,
-        "commit": None,
-    }
+    record = {"name": name, "licence": source["licence"], "repo": repo, "file": file}
+    record["commit"] = None
     part = None
     if archive is None:
         endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")

@@ -66,10 +66,9 @@ def choose_splits(
     present = tile_set.splits()
     reported = next((split for split in ("test", "val") if split in present), None)
     if "train" not in present or reported is None:
-        raise InputError(
-            f"{tile_set.root} has the splits {', '.join(present) or 'none'}; training needs train "
-            "and val or test under img_dir and ann_dir"
-        )
+        needed = "training needs train and val or test under img_dir and ann_dir"
+        has = ", ".join(present) or "none"
+        raise InputError(f"{tile_set.root} has the splits {has}; {needed}")
     train = tile_set.pairs("train")
     report = _some_pairs(tile_set, reported)
     if protocol == "paper":
@@ -88,9 +87,8 @@ def choose_splits(
 def _some_pairs(tile_set: TileSet, split: str) -> list[Pair]:
     pairs = tile_set.pairs(split)
     if not pairs:
-        raise InputError(
-            f"split {split} of {tile_set.root} holds no tiles; add some, or remove its folders"
-        )
+        cure = "add some, or remove its folders"
+        raise InputError(f"split {split} of {tile_set.root} holds no tiles; {cure}")
     return pairs
 
 
@@ -105,10 +103,8 @@ def _hold_out(tile_set: TileSet, pairs: list[Pair], share: float) -> tuple[list[
     """Whole scenes, in an order given by the hash of their names, until the share is reached."""
     groups = _scenes(tile_set, pairs)
     if len(groups) < 2:
-        raise InputError(
-            f"{tile_set.root} has {len(groups)} training scenes: none can be held out; "
-            "add a val split"
-        )
+        found = f"{len(groups)} training scenes: none can be held out"
+        raise InputError(f"{tile_set.root} has {found}; add a val split")
     order = sorted(groups, key=lambda scene: derive_seed("holdout", scene))
     held: list[Pair] = []
     for scene in order[:-1]:  # one scene stays to train on
@@ -137,10 +133,9 @@ def _draw(
         counts = np.sum([occurs[pair.stem] for pair in chosen], axis=0)  # (K,) tiles per class
         if counts.min() >= class_tiles:
             return chosen
-    raise InputError(
-        f"no {_ATTEMPTS} draws of {len(chosen)} tiles of {tile_set.name} have every class in "
-        f"{class_tiles} of them; lower class_tiles, or raise tiles or scenes"
-    )
+    found = f"no {_ATTEMPTS} draws of {len(chosen)} tiles of {tile_set.name} have every class"
+    cure = "lower class_tiles, or raise tiles or scenes"
+    raise InputError(f"{found} in {class_tiles} of them; {cure}")
 
 
 def _subset(
@@ -150,19 +145,16 @@ def _subset(
     if scenes:
         names = sorted(_scenes(tile_set, pairs))
         if scenes > len(names):
-            raise InputError(
-                f"scenes={scenes}, but {tile_set.name} has {len(names)} training scenes; "
-                "0 takes all"
-            )
+            found = f"{tile_set.name} has {len(names)} training scenes"
+            raise InputError(f"scenes={scenes}, but {found}; 0 takes all")
         draw = generator(seed, "scenes", *attempt)
         order = torch.randperm(len(names), generator=draw).tolist()
         chosen = {names[i] for i in order[:scenes]}
         pairs = [pair for pair in pairs if tile_set.scene_of(pair.stem) in chosen]
     if tiles:
         if tiles > len(pairs):
-            raise InputError(
-                f"tiles={tiles}, but {tile_set.name} has {len(pairs)} to train on; 0 takes all"
-            )
+            found = f"{tile_set.name} has {len(pairs)} to train on"
+            raise InputError(f"tiles={tiles}, but {found}; 0 takes all")
         draw = generator(seed, "tiles", *attempt)
         order = torch.randperm(len(pairs), generator=draw).tolist()
         pairs = [pairs[i] for i in sorted(order[:tiles])]

@@ -1,6 +1,7 @@
 """The order of training tiles: an endless stream of batches that can start at any step."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return default_collate(items)
 
 
+@dataclass(eq=False)
 class BatchStream(Sampler[list[tuple[int, int]]]):
     """Batches of (epoch, index), each epoch in an order of its own keyed by (seed, epoch).
 
@@ -44,38 +46,25 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
         InputError: fewer tiles than one global batch.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        batches: int,
-        start: int = 0,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
-        unlabelled: int = 0,
-        extra: int = 0,
-    ) -> None:
-        self.size = size
-        self.batch_size = batch_size
-        self.batches = batches
-        self.start = start
-        self.seed = seed
-        self.rank = rank
-        self.world = world
-        self.unlabelled = unlabelled
-        self.extra = extra
-        self.per_epoch = size // (batch_size * world)
+    size: int
+    batch_size: int
+    batches: int
+    start: int = 0
+    seed: int = 0
+    rank: int = 0
+    world: int = 1
+    unlabelled: int = 0
+    extra: int = 0
+
+    def __post_init__(self) -> None:
+        batch = self.batch_size * self.world
+        self.per_epoch = self.size // batch
         if self.per_epoch == 0:
-            raise InputError(
-                f"{size} training tiles do not fill one batch of {batch_size * world}; "
-                "lower batch_size or add tiles"
-            )
-        if unlabelled > extra:
-            raise InputError(
-                f"unlabelled={unlabelled}, but {extra} training tiles are left out; "
-                "set tiles or scenes, or give images by --unlabelled"
-            )
+            found = f"{self.size} training tiles do not fill one batch of {batch}"
+            raise InputError(f"{found}; lower batch_size or add tiles")
+        if self.unlabelled > self.extra:
+            found = f"unlabelled={self.unlabelled}, but {self.extra} training tiles are left out"
+            raise InputError(f"{found}; set tiles or scenes, or give images by --unlabelled")
 
     def __len__(self) -> int:
         return self.batches - self.start

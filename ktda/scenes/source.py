@@ -69,15 +69,13 @@ class Source:
         colours = present - alpha
         if bands is None:
             if colours != count:
-                raise InputError(
-                    f"{self.path} has {colours} bands, the model takes {count}; choose with --bands"
-                )
+                found = f"{self.path} has {colours} bands, the model takes {count}"
+                raise InputError(f"{found}; choose with --bands")
             bands = list(range(1, count + 1))
         if len(bands) != count or not all(1 <= band <= present for band in bands):
             named = ",".join(map(str, bands))
-            raise InputError(
-                f"--bands {named}: the model takes {count}, and {self.path} has 1 to {colours}"
-            )
+            has = f"the model takes {count}, and {self.path} has 1 to {colours}"
+            raise InputError(f"--bands {named}: {has}")
         kind = self.file.dtypes[bands[0] - 1]
         if "complex" in kind or self.file.colorinterp[bands[0] - 1].name == "palette":
             raise InputError(f"{self.path} is no image of plain values; convert it first")
@@ -95,9 +93,9 @@ class Source:
             values = self.file.read(self.bands, window=window)
             return values, self._data(values, window=window)
         except Exception as error:  # on damaged files GDAL raises whatever its drivers raise
-            raise InputError(
-                f"{self.path} cannot be read from row {begin} on ({' '.join(str(error).split())})"
-            ) from error
+            reason = " ".join(str(error).split())
+            place = f"{self.path} cannot be read from row {begin} on"
+            raise InputError(f"{place} ({reason})") from error
 
     def _data(self, values: NDArray, **where: Any) -> NDArray:
         if self._by_zero:
@@ -172,9 +170,7 @@ def open_source(
     with open_raster(path, "maps", GDAL_CACHEMAX=CACHE_BYTES) as file:
         if stretch == "fixed" and limits is None:
             if file.dtypes[0] != "uint8":
-                raise InputError(
-                    f"{path} holds {file.dtypes[0]}, and the model's training recorded no stretch; "
-                    "choose --stretch percentile or per-tile"
-                )
+                found = f"{path} holds {file.dtypes[0]}, and the training recorded no stretch"
+                raise InputError(f"{found}; choose --stretch percentile or per-tile")
             limits = np.tile([0.0, 255.0], (count, 1))
         yield Source(path, file, bands, count, nodata, stretch, limits)
