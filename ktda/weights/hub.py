@@ -18,17 +18,10 @@ from ktda.files import data_root
 PROBE_SECONDS = 2.0
 
 
-def hub_file(
-    repo_id: str, filename: str = "model.safetensors", revision: str | None = None
-) -> Path:
-    """Path of one file of a hub repository: by hand, from the cache, or downloaded, in this order.
+def hub_file(repo_id: str, filename: str = "model.safetensors", revision: str | None = None) -> Path:
+    """Path of one file of a repository such as ``timm/vit_base_patch14_dinov2.lvd142m``.
 
-    By hand: in the folder ``weights`` under that of the data sets.
-
-    Args:
-        repo_id: such as ``timm/vit_base_patch14_dinov2.lvd142m``.
-        filename: inside the repository.
-        revision: commit or branch; None is the main branch.
+    By hand (in the folder ``weights`` under that of the data sets), from the cache, or downloaded.
 
     Raises:
         InputError: not here and the hub does not answer within `PROBE_SECONDS`, or lacks it.
@@ -57,11 +50,7 @@ def hub_file(
 
 
 def _answers(endpoint: str) -> bool:
-    """Whether the hub answers one short request; any HTTP status is an answer.
-
-    In a thread, because a request's own time limit covers neither the name's resolution nor the
-    trial of one address after the other.
-    """
+    """Whether the hub answers one short request; any HTTP status is an answer."""
     answered = threading.Event()
 
     def ask() -> None:
@@ -74,6 +63,7 @@ def _answers(endpoint: str) -> bool:
             return
         answered.set()
 
+    # a request's own time limit covers neither the name's resolution nor trying further addresses
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(PROBE_SECONDS)

@@ -25,7 +25,6 @@ FIELDS = {
     "palette": list,
     "ignore_index": int,
 }
-MAY_HAVE = {"teacher": dict}  # of model "teacher" alone
 # Arguments of a model that are no setting: their smallest and largest value.
 RANGES = {
     "num_classes": (1, 1000),
@@ -35,7 +34,6 @@ RANGES = {
     "in_channels": (1, 1000),
 }
 _NORMALISATION = ("mean", "std", "input", "bands", "of", "names", "stretch")
-PER_LEVEL = ("width", "patch")  # or four of them
 _TEACHER = ("name", "blocks", "pretrained", "norm", "resample", "seed")
 # Options of timm's constructors that shape a network, all of them plain values.
 OPTIONS = {
@@ -49,11 +47,7 @@ OPTIONS = {
 
 
 def check_options(options: Any, where: str) -> dict[str, Any]:
-    """The options of a library's constructor, if each is known, plain and of a sensible size.
-
-    Raises:
-        InputError: another name, or a value that is no flag, word, number or list of numbers.
-    """
+    """The options of a library's constructor, if each is known, plain and of a sensible size."""
     check_fields(options, {}, where)
     for name, value in options.items():
         if name not in OPTIONS:
@@ -72,12 +66,7 @@ def _is_size(value: Any) -> bool:
 
 
 def check_model_folder(content: Any, path: Path, constructor: Callable[[str], Callable]) -> None:
-    """Check the content of a ``config.json``.
-
-    Args:
-        content: of the file.
-        path: of the file, for the error's line.
-        constructor: gives the class of a model's name.
+    """Check the content of a ``config.json``; `constructor` gives the class of a model's name.
 
     Raises:
         InputError: another format, or a field that is missing, unknown, of another type or range.
@@ -88,8 +77,7 @@ def check_model_folder(content: Any, path: Path, constructor: Callable[[str], Ca
         cure = f"this version reads {FORMAT}; load it with the version that wrote it"
         raise InputError(f"{path} has format {content['format']}; {cure}")
     check_fields(content, FIELDS, where)
-    _check_names(content, FIELDS | MAY_HAVE, where)
-
+    _check_names(content, [*FIELDS, "teacher"], where)  # which model "teacher" alone has
     arguments = content["arguments"]
     _check_arguments(content["model"], arguments, constructor, where)
     classes = content["classes"]
@@ -101,9 +89,8 @@ def check_model_folder(content: Any, path: Path, constructor: Callable[[str], Ca
     palette = content["palette"]
     if len(palette) != len(classes) or not all(_are_numbers(c, 0, 255, 3) for c in palette):
         raise InputError(f"{where}: palette; expected [red, green, blue] for every class")
-    if not 0 <= content["ignore_index"] <= 65_535:
-        message = f"{where}: ignore_index is {content['ignore_index']}"
-        raise InputError(f"{message}, expected 0 to 65535")
+    if not 0 <= (index := content["ignore_index"]) <= 65_535:
+        raise InputError(f"{where}: ignore_index is {index}, expected 0 to 65535")
     _check_normalisation(content["normalisation"], arguments.get("in_channels", 3), where)
     if "teacher" in content:
         _check_teacher(content["teacher"], where)
@@ -118,12 +105,11 @@ def _check_arguments(model: str, arguments: dict[str, Any], constructor: Callabl
         settings["student"] = settings.pop("encoder")
     _check_settings(settings, where)  # first of all, the model's own name
     _check_names(arguments, inspect.signature(constructor(model)).parameters, where)
-    for apart in ("model", "teacher", "student_weights"):
-        if apart in arguments:
-            raise InputError(f"{where}: {apart} is no argument of a trained model")
+    for apart in {"model", "teacher", "student_weights"} & arguments.keys():
+        raise InputError(f"{where}: {apart} is no argument of a trained model")
     for name, (low, high) in RANGES.items():
         value = arguments.get(name, low)
-        per_level = name in PER_LEVEL and isinstance(value, list) and len(value) == 4
+        per_level = name in ("width", "patch") and isinstance(value, list) and len(value) == 4
         whole = (type(v) is int and low <= v <= high for v in (value if per_level else [value]))
         if not all(whole):
             expected = f"a whole number from {low} to {high}"
