@@ -28,8 +28,8 @@ def predict(
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence, in percent.")] = False,
 ) -> None:
     """Write a georeferenced map of each scene; what was interrupted goes on, what cannot fit is said first."""
-    options = {"tile": tile, "overlap": overlap, "stretch": stretch, "confidence": confidence}
-    options |= {"bands": list(numbers("--bands", bands, int)) or None, "nodata": _fill(nodata)}
+    chosen = list(numbers("--bands", bands, int)) or None
+    fill = _fill(nodata)
     import torch
 
     from ktda.build import load_model
@@ -38,7 +38,8 @@ def predict(
     scenes = find_scenes(inputs)
     loaded, description = load_model(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    checked = check_options(Options(**options), description)
+    options = Options(tile, overlap, chosen, stretch, fill, confidence)
+    checked = check_options(options, description)
     for scene in scenes:
         done = predict_scene(loaded.to(device), description, scene, out, checked, device, typer.echo)
         speed = done["megapixels"] / done["seconds"]

@@ -2,19 +2,20 @@
 
 import typer
 
+from ktda.cli.text import columns
+
 
 def teachers() -> None:
     """List teachers that were tried: pixels per place, width, dropped tokens, licence."""
     from ktda.weights.teachers import KNOWN
 
-    width = max(len(row.name) for row in KNOWN)
-    typer.echo(f"{'teacher':{width}} patch {'width':9} tokens {'licence':25} gated  remarks")
+    rows = [("teacher", "patch", "width", "tokens", "licence", "gated", "remarks")]
     for row in KNOWN:
         gated = {True: "yes", False: "no", None: "?"}[row.gated]
-        remarks = [] if row.last_norm else ["no last norm"]
-        remarks += [row.note] if row.note else []
-        words = [f"{row.name:{width}}", f"{_span(row.patches):5}", f"{_span(row.widths):9}", f"{row.prefix:6}"]
-        typer.echo(" ".join([*words, f"{row.licence:25}", f"{gated:5}", f" {', '.join(remarks)}"]).rstrip())
+        remarks = ["no last norm"] * (not row.last_norm) + [row.note] * bool(row.note)
+        numbers = _span(row.patches), _span(row.widths), str(row.prefix)
+        rows.append((row.name, *numbers, row.licence, gated, ", ".join(remarks)))
+    typer.echo(columns(rows))
     typer.echo("Set one by --set teacher=NAME. One with patch 4-32 is a pyramid: neck_scales=1,1,1,1.")
     typer.echo("For satellite images: --set teacher=vit_large_patch16_dinov3.sat493m")
     typer.echo("tokens: class and registers, dropped. gated ?: not looked up.")

@@ -226,13 +226,8 @@ def _find(data: str | Path) -> tuple[str, Path, dict[str, Any]]:
 
 def data_hash(tile_set: TileSet) -> str:
     """SHA-256 over what training can see: the classes, and names and contents of the pairs."""
-    spec = [
-        tile_set.classes,
-        tile_set.palette,
-        tile_set.ignore_index,
-        tile_set.value_map,
-        tile_set.scene,
-    ]
+    names = ("classes", "palette", "ignore_index", "value_map", "scene")
+    spec = [getattr(tile_set, name) for name in names]
     if tile_set.bands:
         names = ("bands", "rgb", "stretch", "mean", "std")
         spec.append({name: getattr(tile_set, name) for name in names})

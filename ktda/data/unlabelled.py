@@ -37,10 +37,12 @@ def find_images(sources: Sequence[str]) -> list[Path]:
         InputError: a path that is not there, a folder without images, or another kind of file.
     """
     found: set[Path] = set()
+    suffixes = SUFFIXES["img_dir"]
+    kinds = ", ".join(suffixes)
     for source in sources:
         path = Path(source).expanduser().absolute()
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES["img_dir"]]
+            inside = [p for p in path.rglob("*") if p.suffix.lower() in suffixes]
             images = [p for p in inside if not p.name.startswith(".")]
         elif path.suffix == ".txt" and path.is_file():
             lines = path.read_text(encoding="utf-8").splitlines()
@@ -48,10 +50,10 @@ def find_images(sources: Sequence[str]) -> list[Path]:
         else:
             images = [path]
         if not images:
-            raise InputError(f"{source} holds no images; expected {', '.join(SUFFIXES['img_dir'])}")
+            raise InputError(f"{source} holds no images; expected {kinds}")
         for image in images:
-            if image.suffix.lower() not in SUFFIXES["img_dir"] or not image.is_file():
-                expected = f"an image ({', '.join(SUFFIXES['img_dir'])}), a folder or a .txt list"
+            if image.suffix.lower() not in suffixes or not image.is_file():
+                expected = f"an image ({kinds}), a folder or a .txt list"
                 raise InputError(f"{image} is no image to learn from; expected {expected}")
             check_name(image)
         found.update(images)

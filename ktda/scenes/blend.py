@@ -108,9 +108,8 @@ def blend(
         rows, data = read(top, top + tall)
         valid |= data
         for chosen in _batches(lefts, data, wide, max(1, BATCH_PIXELS // (tall * wide))):
-            windows = torch.stack(
-                [rows[:, :, left : left + wide] for left in chosen]
-            )  # (N, C, tall, wide)
+            windows = [rows[:, :, left : left + wide] for left in chosen]
+            windows = torch.stack(windows)  # (N, C, tall, wide)
             probabilities = predict(windows).float().softmax(1).cpu()  # (N, K, tall, wide)
             for left, map_ in zip(chosen, probabilities, strict=True):
                 sums[:, :, left : left + wide] += map_ * weights
