@@ -151,6 +151,7 @@ REFUSED: dict[str, tuple[Callable, type[Exception], str]] = {
     "reduction": (partial(kl_divergence, MAP, MAP, reduction="sum"), ValueError, "reduction 'sum'"),
     "levels": (partial(distillation_loss, [MAP], [MAP, MAP]), ValueError, "1 student maps but 2 teacher maps"),
     "shapes": (partial(distillation_loss, [MAP], [MAP[..., :3]]), ValueError, r"\(1, 2, 3, 4\).*\(1, 2, 3, 3\)"),
+    "widths": (partial(distillation_loss, [MAP], [MAP[:, :1]]), ValueError, r"\(1, 2, 3, 4\).*\(1, 1, 3, 4\)"),
     "distillation": (partial(distillation_loss, [MAP], [MAP], kind="fitnet"), ValueError, "distillation 'fitnet'"),
     "grids": (
         partial(distillation_loss, [MAP], [MAP[..., :3]], kind="relational"),

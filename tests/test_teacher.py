@@ -103,6 +103,18 @@ def test_the_embedding_is_resampled_once_per_size(monkeypatch: pytest.MonkeyPatc
     assert not torch.allclose(authors[3], timms[3], atol=1e-3)
 
 
+def test_a_call_that_fails_leaves_a_module_as_it_was() -> None:
+    model = transformer()
+    stored, grid = model.pos_embed, model.patch_embed.grid_size
+    teacher, x = Teacher(model), images(40, 70)
+    expected = teacher(x)
+    with pytest.raises(RuntimeError):
+        teacher(torch.zeros(1, 5, 40, 70))  # five bands
+    assert model.pos_embed is stored
+    assert model.patch_embed.grid_size == grid
+    assert all(torch.equal(a, b) for a, b in zip(teacher(x), expected, strict=True))
+
+
 def test_never_a_gradient_but_a_target_for_backward() -> None:
     model = transformer().train()
     teacher = Teacher(model)
