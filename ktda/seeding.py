@@ -14,7 +14,7 @@ def derive_seed(*key: int | str) -> int:
 
 
 def training_seed(seed: int, repeat: int) -> int:
-    """Of all that is random in a run but the draw of tiles: the seed, or one of its repeat's own."""
+    """Of all that is random in a run but its draw of tiles: the seed, or one of the repeat."""
     return derive_seed(seed, "repeat", repeat) if repeat else seed
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+
 from ktda_lab.grid.results import COLUMNS, HISTORIES, MATRICES, RESULTS, TABLE
 
 CLASSES = {"demo_grass": ("low", "middle", "high"), "demo_cloud": ("Clear", "Cloud Shadow", "Thin Cloud", "Cloud")}

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ktda_lab.headless.report import build_report
 
 from ktda.data.folder import open_data
+from ktda_lab.headless.report import build_report
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 playwright = pytest.importorskip("playwright.sync_api")

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ktda_lab import worlds
 from PIL import Image
 from tiny_sets import CLASSES, SHARED, needs_dubai, needs_sample, put_image, put_mask, put_set, put_tile
 
@@ -21,6 +20,7 @@ from ktda.data.spec import default_palette
 from ktda.data.tiles import Tiles
 from ktda.data.transforms import Augment
 from ktda.errors import InputError
+from ktda_lab import worlds
 
 
 @pytest.fixture(autouse=True)

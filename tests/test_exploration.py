@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from ktda_lab.tiles import exploration
-from ktda_lab.tiles.exploration import ColourModel, SplitSample
 from tiny_sets import put_set
 
 from ktda.data.folder import TileSet, open_data
+from ktda_lab.tiles import exploration
+from ktda_lab.tiles.exploration import ColourModel, SplitSample
 
 GREY, NOISE = np.full((8, 8, 3), 100, np.uint8), np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 

@@ -12,8 +12,13 @@ import torch.nn.functional as F
 
 pytest.importorskip("matplotlib")
 
-import ktda_lab
 import matplotlib.pyplot as plt
+from PIL import Image
+
+import ktda_lab
+from ktda.data.folder import TileSet
+from ktda.errors import InputError
+from ktda.teacher import Teacher
 from ktda_lab.explorers.predictions import (
     AGREE,
     NEITHER,
@@ -25,11 +30,6 @@ from ktda_lab.explorers.predictions import (
 )
 from ktda_lab.features.explorer import FeatureExplorer, padding_figure
 from ktda_lab.features.tokens import attention, linear_cka, patch_coverage, queries_keys_values
-from PIL import Image
-
-from ktda.data.folder import TileSet
-from ktda.errors import InputError
-from ktda.teacher import Teacher
 
 
 @pytest.fixture(scope="module")

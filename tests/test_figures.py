@@ -13,13 +13,13 @@ import torch
 pytest.importorskip("matplotlib")
 
 import matplotlib.pyplot as plt
-from ktda_lab import figures
-from ktda_lab.drawing import RIGHT, UNLABELLED, WRONG, colour_mask, count_pixels, pca_rgb
 from PIL import Image
 
 import ktda
 from ktda.data.folder import TileSet
 from ktda.scores.metrics import scores
+from ktda_lab import figures
+from ktda_lab.drawing import RIGHT, UNLABELLED, WRONG, colour_mask, count_pixels, pca_rgb
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 

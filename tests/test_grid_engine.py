@@ -11,23 +11,23 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
+from tiny_grids import ENVIRONMENT, FINE, FLAKY, write_stand_in, write_table
+
 import ktda_lab.grid.engine as engine
 import ktda_lab.grid.execute as execute_module
 import ktda_lab.grid.plan as plan
 import ktda_lab.grid.view as view_module
-import pytest
-from ktda_lab.grid.execute import _lock_first, run_serially
-from ktda_lab.grid.plan import LOCK, RUNS, hash_data, plan_runs, read_plan, state, write_plan
-from ktda_lab.grid.results import read_results
-from ktda_lab.grid.table import read_table
-from ktda_lab.grid.view import progress, run_states
-from tiny_grids import ENVIRONMENT, FINE, FLAKY, write_stand_in, write_table
-
 from ktda.cli.main import main
 from ktda.config import make_config
 from ktda.data.folder import data_hash, open_data
 from ktda.errors import InputError
 from ktda.files import lock_file
+from ktda_lab.grid.execute import _lock_first, run_serially
+from ktda_lab.grid.plan import LOCK, RUNS, hash_data, plan_runs, read_plan, state, write_plan
+from ktda_lab.grid.results import read_results
+from ktda_lab.grid.table import read_table
+from ktda_lab.grid.view import progress, run_states
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from published_grid import make_published
 pytest.importorskip("matplotlib")
 
 import matplotlib.pyplot as plt
+
 from ktda_lab.ablations.figures import class_heat_map, cost_figure, forest, grid_curves
 from ktda_lab.ablations.statistics import bootstrap_table, complete, paired_differences, seed_differences, summarise
 from ktda_lab.ablations.tables import latex, markdown, render_differences, render_summary, write_tables

@@ -8,8 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ktda_lab.grid.plan import Run
-from ktda_lab.grid.results import COLUMNS, collect, publish, read_published, read_results, write_results
 from tiny_runs import TINY, make_set, manifest_of, tiny
 from torch import nn
 
@@ -17,6 +15,8 @@ from ktda.cli.main import main
 from ktda.errors import InputError
 from ktda.runs.folder import inference_gflops
 from ktda.training import train
+from ktda_lab.grid.plan import Run
+from ktda_lab.grid.results import COLUMNS, collect, publish, read_published, read_results, write_results
 
 ROWS = {"full": {}, "teacher": {"model": "teacher"}}
 TABLE = f"""question: which?

@@ -8,11 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-import ktda_lab.grid.engine as engine
 import pytest
-from ktda_lab.grid.plan import LOCK, RUNS, read_plan, state
-from ktda_lab.grid.results import read_results
-from ktda_lab.grid.table import read_table
 from tiny_grids import (
     CHATTY,
     DEAD,
@@ -27,7 +23,11 @@ from tiny_grids import (
     write_table,
 )
 
+import ktda_lab.grid.engine as engine
 from ktda.files import lock_file
+from ktda_lab.grid.plan import LOCK, RUNS, read_plan, state
+from ktda_lab.grid.results import read_results
+from ktda_lab.grid.table import read_table
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 

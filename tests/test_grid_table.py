@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ktda_lab.grid.table import read_table, select
 
 from ktda.errors import InputError
+from ktda_lab.grid.table import read_table, select
 
 ROOT = Path(__file__).resolve().parents[1]
 GOOD = """

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+
+from ktda.data.folder import open_data
+from ktda.errors import InputError
 from ktda_lab.ablations import laboratory
 from ktda_lab.ablations.statistics import paired_differences, summarise, verdicts
 from ktda_lab.grid.results import read_published
 from ktda_lab.grid.table import read_table
 from ktda_lab.worlds import make_world, render_scene
-
-from ktda.data.folder import open_data
-from ktda.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 COSTS = ("trained_parameters", "total_inference_parameters", "gflops", "seconds", "wall_seconds", "peak_memory_bytes")

@@ -4,6 +4,10 @@ import math
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ktda.fmm import FeatureModulation
+from ktda.model import KTDA
 from ktda_lab.modules.measures import (
     align_only,
     block_attention,
@@ -14,10 +18,6 @@ from ktda_lab.modules.measures import (
     signal_through,
     transfer_terms,
 )
-from torch.utils.flop_counter import FlopCounterMode
-
-from ktda.fmm import FeatureModulation
-from ktda.model import KTDA
 
 
 def test_transfer_terms_are_the_losses() -> None:

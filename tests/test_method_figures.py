@@ -8,9 +8,10 @@ import torch
 pytest.importorskip("matplotlib")
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
 from ktda_lab.drawing import pca_rgb
 from ktda_lab.modules import figures
-from matplotlib.figure import Figure
 
 
 def drawn(figure: Figure) -> Figure:

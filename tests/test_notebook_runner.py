@@ -9,16 +9,16 @@ import sys
 import time
 from pathlib import Path
 
-import ktda_lab.headless.notebook as wrapper
 import pytest
 import typer
+from typer.testing import CliRunner
+
+import ktda_lab.headless.notebook as wrapper
+from ktda.errors import InputError
 from ktda_lab.commands.notebook import NotebookCommand, notebook, report
 from ktda_lab.headless.kernel import own_kernel
 from ktda_lab.headless.notebook import NotebookFailed, find_notebook, read_notebook, run_notebook
 from ktda_lab.headless.parameters import check_values, declared_parameters, values_from_text
-from typer.testing import CliRunner
-
-from ktda.errors import InputError
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("papermill")

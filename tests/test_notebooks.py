@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from ktda_lab.headless.notebook import read_notebook, run_notebook
 from published_grid import make_published
 
 from ktda.errors import InputError
 from ktda.files import read_json
+from ktda_lab.headless.notebook import read_notebook, run_notebook
 
 pytest.importorskip("papermill")
 nbformat = pytest.importorskip("nbformat")

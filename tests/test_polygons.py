@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from ktda_lab.tiles.polygons import GRASS_LEVELS, Polygon, rasterise
 
 from ktda.errors import InputError
+from ktda_lab.tiles.polygons import GRASS_LEVELS, Polygon, rasterise
 
 LEFT = Polygon("high", [(0, 0), (2, 0), (2, 3), (0, 3)])  # columns 0 to 2
 RIGHT = Polygon("middle", [(2, 0), (3, 0), (3, 3), (2, 3)])  # columns 2 and 3

@@ -7,6 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from ktda.errors import InputError
+from ktda.files import file_sha256
+from ktda.student import Student
+from ktda.teacher import Teacher
+from ktda.weights.encoder import SOURCE_STUDENT
+from ktda.weights.tensors import read_metadata
+from ktda.weights.vision_transformer import DEMO, METADATA_KEY
 from ktda_lab.pretraining.objectives import DenseContrast, MaskedAutoencoder, info_nce, visible_tokens
 from ktda_lab.pretraining.pretrain import (
     SourceProbe,
@@ -18,14 +26,6 @@ from ktda_lab.pretraining.pretrain import (
     save_teacher,
 )
 from ktda_lab.pretraining.views import ViewPool, draw_pairs, render_pool
-
-from ktda.errors import InputError
-from ktda.files import file_sha256
-from ktda.student import Student
-from ktda.teacher import Teacher
-from ktda.weights.encoder import SOURCE_STUDENT
-from ktda.weights.tensors import read_metadata
-from ktda.weights.vision_transformer import DEMO, METADATA_KEY
 
 
 @pytest.fixture(scope="module")

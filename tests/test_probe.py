@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from ktda_lab.features.probe import class_shares_per_patch, linear_probe, raw_patches
 
 

@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ktda_lab.ablations.statistics import draw_miou, paired_differences
-from ktda_lab.grid.results import read_published
-from ktda_lab.paper import figures, pitfalls, published
 from published_grid import draw_matrices, make_published
 
 from ktda.data.builtin import built_in_spec
 from ktda.errors import InputError
 from ktda.files import project_root
 from ktda.scores.metrics import mean_iou
+from ktda_lab.ablations.statistics import draw_miou, paired_differences
+from ktda_lab.grid.results import read_published
+from ktda_lab.paper import figures, pitfalls, published
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
-import ktda_lab.book.build as book
-import ktda_lab.headless.report as module
 import pandas as pd
 import pytest
+from published_grid import make_published
+
+import ktda_lab.book.build as book
+import ktda_lab.headless.report as module
+from ktda import losses
+from ktda.errors import InputError
+from ktda.files import now, write_json
+from ktda.runs.record import versions
 from ktda_lab.book.executed import made_by, readable
 from ktda_lab.book.headline import read_headline
 from ktda_lab.book.text import plain
@@ -18,12 +24,6 @@ from ktda_lab.folders import output_folder
 from ktda_lab.headless.notebook import read_notebook
 from ktda_lab.headless.publish import publish_report
 from ktda_lab.headless.report import build_report, notebook_parameters
-from published_grid import make_published
-
-from ktda import losses
-from ktda.errors import InputError
-from ktda.files import now, write_json
-from ktda.runs.record import versions
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("papermill")

@@ -9,14 +9,13 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from ktda_lab.run_pictures import draw_run, open_run, predict, worst_to_best
-
 from ktda.config import make_config
 from ktda.data.folder import open_data
 from ktda.data.tiles import Tiles
 from ktda.errors import InputError
 from ktda.files import read_json, write_json
 from ktda.training import train
+from ktda_lab.run_pictures import draw_run, open_run, predict, worst_to_best
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from published_grid import draw_matrices, make_published
+from scipy import stats
+
+from ktda.errors import InputError
+from ktda.scores.metrics import mean_iou
 from ktda_lab.ablations.statistics import (
     bootstrap_difference,
     bootstrap_table,
@@ -21,11 +26,6 @@ from ktda_lab.ablations.statistics import (
     verdicts,
 )
 from ktda_lab.grid.results import read_published
-from published_grid import draw_matrices, make_published
-from scipy import stats
-
-from ktda.errors import InputError
-from ktda.scores.metrics import mean_iou
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from ktda_lab.worlds import clouds, grass, make_world, render_scene, render_views, terrain_seed
-from ktda_lab.worlds.conditions import RANGES, draw_conditions
-from ktda_lab.worlds.fields import _double, blur, fractal, lines, rng_of, sample, streaks
 from PIL import Image
 
 from ktda.errors import InputError
+from ktda_lab.worlds import clouds, grass, make_world, render_scene, render_views, terrain_seed
+from ktda_lab.worlds.conditions import RANGES, draw_conditions
+from ktda_lab.worlds.fields import _double, blur, fractal, lines, rng_of, sample, streaks
 
 NAMES = ("demo_grass", "demo_cloud")
 REFERENCE = Path(__file__).parent / "reference" / "worlds.npz"

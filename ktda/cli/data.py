@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ktda_lab.commands.importing import import_
 
 from ktda.cli.text import columns
 from ktda.errors import InputError
+from ktda_lab.commands.importing import import_
 
 app = typer.Typer(help="List, fetch, check and make data sets.", no_args_is_help=True)
 
@@ -88,9 +88,8 @@ def make(
     out: Out = None,
 ) -> None:
     """Simulate a data set that needs no download."""
-    from ktda_lab.worlds import make_world
-
     from ktda.data import builtin
+    from ktda_lab.worlds import make_world
 
     if out is None and (world, tiles, size, seed) == ("target", 96, 128, 0):  # the one that the name stands for
         root = builtin.make_demo(name)

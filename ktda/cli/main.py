@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ktda_lab.commands.grid import grid, status
-from ktda_lab.commands.notebook import NotebookCommand, notebook, report
-from ktda_lab.commands.show import can_draw, show
 
 import ktda
 from ktda.cli import data as data_commands
@@ -20,6 +17,9 @@ from ktda.cli.settings import settings
 from ktda.cli.teachers import teachers
 from ktda.errors import InputError
 from ktda.files import read_json, write_json
+from ktda_lab.commands.grid import grid, status
+from ktda_lab.commands.notebook import NotebookCommand, notebook, report
+from ktda_lab.commands.show import can_draw, show
 
 app = typer.Typer(
     help="KTDA: knowledge transfer and domain adaptation for remote-sensing image segmentation.",
