@@ -221,7 +221,7 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path: Path, op
 )
 def test_options_out_of_range_are_refused(options: dict):
     with pytest.raises(InputError, match=f"--{next(iter(options))}"):
-        check_options(Options(**options), DESCRIPTION)
+        check_options(Options(**options))
 
 
 def test_scenes_are_found_and_double_names_refused(tmp_path: Path):

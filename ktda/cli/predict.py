@@ -19,9 +19,8 @@ def predict(
         str | None, typer.Option(help="Bands to read, counted from 1, such as 4,3,2.", show_default=False)
     ] = None,
     stretch: Annotated[
-        str | None,
-        typer.Option(help="fixed (as training recorded; the default), percentile or per-tile.", show_default=False),
-    ] = None,
+        str, typer.Option(help="fixed (as training recorded), percentile (2 to 98 of the scene) or per-tile.")
+    ] = "fixed",
     nodata: Annotated[
         str | None, typer.Option(help="Value of fill, or none; by default the file says.", show_default=False)
     ] = None,
@@ -35,13 +34,13 @@ def predict(
     from ktda.build import load_model
     from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene
 
+    options = Options(tile, overlap, chosen, stretch, fill, confidence)
+    check_options(options)
     scenes = find_scenes(inputs)
     loaded, description = load_model(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    options = Options(tile, overlap, chosen, stretch, fill, confidence)
-    checked = check_options(options, description)
     for scene in scenes:
-        done = predict_scene(loaded.to(device), description, scene, out, checked, device, typer.echo)
+        done = predict_scene(loaded.to(device), description, scene, out, options, device, typer.echo)
         speed = done["megapixels"] / done["seconds"]
         typer.echo(f"{done['files'][0]}: {done['megapixels']:.1f} megapixels, {speed:.2f} a second")
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in done["shares"].items())

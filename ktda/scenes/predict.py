@@ -26,7 +26,7 @@ class Options(NamedTuple):
     tile: int = 256
     overlap: float = 0.25
     bands: list[int] | None = None
-    stretch: str | None = None  # as training recorded, or percentile where it recorded nothing
+    stretch: str = "fixed"  # as training recorded; bytes as they are
     nodata: float | str | None = None
     confidence: bool = False
 
@@ -55,18 +55,14 @@ def find_scenes(inputs: Sequence[Path]) -> list[Path]:
     return found
 
 
-def check_options(options: Options, description: dict[str, Any]) -> Options:
-    """The options with the stretch resolved by the model's ``config.json``, or `InputError`."""
+def check_options(options: Options) -> None:
+    """Raise `InputError` for a value out of range."""
     if options.tile < 32 or options.tile % 32:
         raise InputError(f"--tile {options.tile}; expected a multiple of 32, at least 32")
     if not 0 <= options.overlap <= 0.9:
         raise InputError(f"--overlap {options.overlap}; expected 0 to 0.9")
-    if options.stretch not in (None, *STRETCHES):
+    if options.stretch not in STRETCHES:
         raise InputError(f"--stretch {options.stretch}; expected one of {', '.join(STRETCHES)}")
-    if options.stretch is None:
-        known = "percentile" if "converted" in description else "fixed"
-        options = options._replace(stretch=known)
-    return options
 
 
 def predict_scene(
@@ -85,7 +81,7 @@ def predict_scene(
         description: its ``config.json``.
         scene: the raster.
         out: folder of the maps, which take the scene's name.
-        options: of `check_options`.
+        options: see `check_options`.
         device: of the model.
         tell: takes a line for the user.
 
