@@ -194,6 +194,7 @@ def test_a_start_that_fails_leaves_no_folder(tiny_set: Path, tmp_path: Path) -> 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_one_run_one_process(tiny_set: Path, tmp_path: Path) -> None:
     """The second start ends at once, the first one does not notice."""
     out = tmp_path / "run"

@@ -32,6 +32,7 @@ def history_of(run: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_off_a_terminal_each_evaluation_is_a_line_and_nothing_else(tiny_set: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         command(tiny_set, *as_options(), "--out", tmp_path / "run"), capture_output=True, text=True, check=True
@@ -45,6 +46,7 @@ def test_off_a_terminal_each_evaluation_is_a_line_and_nothing_else(tiny_set: Pat
     assert "run folder:" in done.stdout
 
 
+@pytest.mark.slow
 def test_on_a_terminal_there_is_a_bar_also_while_scoring(tiny_set: Path, tmp_path: Path) -> None:
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 120))
