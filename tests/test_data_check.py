@@ -130,6 +130,15 @@ def test_what_training_cannot_use_fails_the_check(tmp_path):
     one_error(check(root), "ann_dir has 0 files and no folders")
 
 
+def test_folders_come_before_classes_that_nobody_named(tmp_path):
+    for kind in ("img_dir", "ann_dir"):
+        (tmp_path / kind / "training").mkdir(parents=True)
+    put_image(tmp_path / "img_dir" / "training" / "a.png")
+    Image.new("L", (8, 8)).save(tmp_path / "ann_dir" / "training" / "a.png")
+    with pytest.raises(InputError, match="img_dir has training; training needs train"):
+        check(tmp_path)
+
+
 def test_the_same_fault_of_many_files_is_said_once(tmp_path):
     root = put_set(tmp_path, splits={"train": 4, "val": 1})
     for path in (root / "ann_dir/train").iterdir():

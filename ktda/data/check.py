@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ktda.data.folder import TileSet, open_data
+from ktda.data.folder import TileSet, check_layout, open_data
 from ktda.data.layout import (
     KINDS,
     UNLABELLED,
@@ -79,7 +79,11 @@ def check(data: str | Path) -> CheckResult:
         InputError: There is no such data set, or its layout or ``dataset.yaml`` cannot be
             understood at all.
     """
-    tile_set = open_data(data)
+    try:
+        tile_set = open_data(data)
+    except InputError:
+        check_layout(data)  # folders that cannot train are the first thing to mend
+        raise
     root = tile_set.root
     result = CheckResult(tile_set, warnings=list(tile_set.notes), errors=layout_problems(root))
     folders = {kind: split_folders(root, kind) for kind in KINDS}
