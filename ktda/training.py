@@ -50,7 +50,7 @@ def train(
     Args:
         data: name or folder of the data set.
         config: settings.
-        out: run folder; see "What a run leaves" in README.md.
+        out: run folder; see "What a run leaves" in docs/train.md.
         resume: go on from the folder's checkpoint; a finished run is left as it is.
         init: run folder or checkpoint to start the weights from.
         init_part: "all" or "encoder", see `ktda.warm_start.initialise`.
