@@ -9,6 +9,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -62,8 +63,12 @@ def replacing(path: Path, previous: Path | None = None) -> Iterator[Path]:
         partial.chmod(mode)  # some libraries write for the owner alone
         with partial.open("rb") as file:
             os.fsync(file.fileno())
-        if previous and path.exists():
-            path.replace(previous)
+        if previous and path.exists():  # a second name: a kill in between leaves `path` where it is
+            previous.unlink(missing_ok=True)
+            try:
+                os.link(path, previous)
+            except OSError:  # a file system without links
+                shutil.copyfile(path, previous)
         partial.replace(path)
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -183,3 +183,29 @@ def test_no_two_hold_it_though_each_removes_the_file(tmp_path: Path) -> None:
     for worker in workers:
         worker.join()
     assert tally.read_text() == "900"
+
+
+def test_while_the_earlier_file_is_kept_its_name_is_never_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, previous = tmp_path / "a", tmp_path / "b"
+    path.write_text("one")
+    replace, there = Path.replace, []
+
+    def watched(self: Path, target: Path) -> Path:
+        there.append((path.read_text(), previous.read_text()))
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    for text in ("two", "three"):
+        with replacing(path, previous) as partial:
+            partial.write_text(text)
+    assert there == [("one", "one"), ("two", "two")]
+    assert (path.read_text(), previous.read_text()) == ("three", "two")
+
+
+def test_the_earlier_file_is_copied_where_there_are_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, previous = tmp_path / "a", tmp_path / "b"
+    path.write_text("one")
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(1, "not permitted")))
+    with replacing(path, previous) as partial:
+        partial.write_text("two")
+    assert (path.read_text(), previous.read_text()) == ("two", "one")
