@@ -138,6 +138,9 @@ class Config(Strict):
     unlabelled: int = _setting(
         0, "tiles per batch without labels (left out, or images given), for the distillation only", 0, 65_536
     )
+    unlabelled_tiles: int = _setting(
+        0, "tiles left out of the draw that may serve as unlabelled, drawn by the seed, 0: all", 0, 10**7, added=True
+    )
     bands: Annotated[tuple[_Band, ...], Field(max_length=1000)] = _setting(
         (), "bands of the images that the student reads; empty: all", form="numbers from 1, each once", added=True
     )
@@ -192,6 +195,8 @@ class Config(Strict):
             raise InputError("class_tiles is set but neither tiles nor scenes: nothing is drawn")
         if self.unlabelled and not self.distils:
             raise InputError("unlabelled is set, but without distillation nothing is learned from such tiles")
+        if self.unlabelled_tiles and not self.unlabelled:
+            raise InputError("unlabelled_tiles is set, but unlabelled=0 of them a batch; set unlabelled")
         if self.fam_path == "beside" and not self.fam:
             raise InputError("fam_path=beside, but fam=false: there is nothing to stand beside")
         if not self.segmentation_weight and not self.distils:

@@ -125,6 +125,7 @@ def _choose(tile_set: TileSet, config: Config) -> Splits:
         scenes=config.scenes,
         seed=config.seed,
         class_tiles=config.class_tiles,
+        unlabelled_tiles=config.unlabelled_tiles,
     )
 
 

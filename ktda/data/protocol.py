@@ -47,6 +47,7 @@ def choose_splits(
     scenes: int = 0,
     seed: int = 0,
     class_tiles: int = 0,
+    unlabelled_tiles: int = 0,
 ) -> Splits:
     """The tiles of a run.
 
@@ -58,6 +59,7 @@ def choose_splits(
         tiles, scenes: keep only so many training tiles, scenes; 0 keeps all. Drawn by `seed`.
         seed: of the draw.
         class_tiles: draw again until every class occurs in at least so many of the tiles.
+        unlabelled_tiles: keep only so many of the tiles left out; 0 keeps all. Drawn by `seed`.
 
     Raises:
         InputError: no split to train on or to report, an empty one, or fewer tiles or scenes than
@@ -81,6 +83,12 @@ def choose_splits(
     chosen = _draw(tile_set, train, tiles, scenes, seed, class_tiles)
     kept = {pair.stem for pair in chosen}
     left_out = [pair for pair in train if pair.stem not in kept]
+    if unlabelled_tiles:
+        if unlabelled_tiles > len(left_out):
+            found = f"the draw leaves {len(left_out)} tiles of {tile_set.name}"
+            raise InputError(f"unlabelled_tiles={unlabelled_tiles}, but {found}; 0 takes all")
+        order = torch.randperm(len(left_out), generator=generator(seed, "unlabelled")).tolist()
+        left_out = [left_out[i] for i in sorted(order[:unlabelled_tiles])]
     return Splits(chosen, select, select_name, report, reported, left_out)
 
 

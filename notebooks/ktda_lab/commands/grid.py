@@ -29,6 +29,9 @@ def grid(
     jobs: Jobs = None,
     only: Only = None,
     serial: Annotated[bool, typer.Option("--serial", help="One run after the other, without Snakemake.")] = False,
+    bare: Annotated[
+        bool, typer.Option("--bare", help="Train without notebook and figures, some runs at a time on one GPU.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show each run's state, as `ktda status`.")] = False,
     out: Out = None,
     timeout: Annotated[int, typer.Option(min=1, help="Seconds that one cell of the notebook may take.")] = 3600,
@@ -49,7 +52,10 @@ def grid(
     out = out or Path("runs") / read.name
     if publish and publish.exists() and not publish.is_dir():
         raise InputError(f"--publish {publish} is a file; name a folder")
+    if bare and retries:
+        raise InputError("--retries is not for --bare; call again, and what failed goes on from its checkpoint")
     options = {"only": tuple(only or ()), "jobs": jobs, "serial": serial, "retries": retries}
+    options |= {"notebook": None} if bare else {}
     try:
         failed = run_grid(read, out, typer.echo, timeout=timeout, profile=profile, **options)
     except KeyboardInterrupt:

@@ -15,8 +15,8 @@ from pathlib import Path
 from ktda.errors import InputError
 from ktda.files import lock_file
 from ktda.runs.record import ended_by
-from ktda_lab.grid.execute import attend, run_serially
-from ktda_lab.grid.plan import LOCK, RUNS, Run, finished, write_plan
+from ktda_lab.grid.execute import attend, run_pool, run_serially
+from ktda_lab.grid.plan import LOCK, RUNS, Run, finished, start_of, write_plan
 from ktda_lab.grid.table import Table, select
 from ktda_lab.grid.view import gpu_count, progress, run_states
 
@@ -34,7 +34,7 @@ def run_grid(
     retries: int = 0,
     timeout: int = 3600,
     profile: str | None = None,
-    notebook: str = NOTEBOOK,
+    notebook: str | None = NOTEBOOK,
 ) -> list[Run]:
     """Run what is missing or failed, and rebuild ``results.csv``, also when interrupted.
 
@@ -48,7 +48,8 @@ def run_grid(
         retries: further attempts at a failed run; each goes on from the last checkpoint.
         timeout: seconds that one cell may take.
         profile: Snakemake's, for a cluster; then cores and GPUs are the scheduler's.
-        notebook: what is executed per run, with the parameters of 05_training.
+        notebook: what is executed per run, with the parameters of 05_training; None trains without one, on this machine
+            by a pool of processes.
 
     Returns:
         The runs that failed.
@@ -85,12 +86,15 @@ def run_grid(
             timeout=timeout,
             local=local,
             threads=threads,
-            gpus=gpus,
+            gpus=gpus if notebook else 0,  # without one, several runs share a GPU
             todo=[run.id for run in todo],
+            inits={run.id: start.id for run in todo if (start := start_of(run, todo))},
         )
         try:
             with progress(todo, out, echo) as update:
-                if todo and serial:
+                if todo and not notebook and local:
+                    run_pool(out.absolute(), todo, jobs or 1, gpus, threads, update)
+                elif todo and serial:
                     run_serially(out.absolute(), todo, retries, update)
                 elif todo:
                     _run_snakemake(out.absolute(), jobs, threads, retries, profile, gpus, lock.fileno(), update)
@@ -101,14 +105,18 @@ def run_grid(
         return [run for run in todo if not finished(run, out / RUNS)]
 
 
-def _check(notebook: str, jobs: int | None, serial: bool, profile: str | None) -> None:
+def _check(notebook: str | None, jobs: int | None, serial: bool, profile: str | None) -> None:
     """Refuse what could only fail later."""
-    from ktda_lab.headless.notebook import find_notebook
+    needed = {}
+    if notebook:
+        from ktda_lab.headless.notebook import find_notebook
 
-    find_notebook(notebook)
-    for module, extra in (("papermill", "notebooks"), *(() if serial else (("snakemake", "grid"),))):
+        find_notebook(notebook)
+        needed["papermill"] = ("notebooks", ", or use --bare")
+    if profile or not (serial or notebook is None):
+        needed["snakemake"] = ("grid", ", or use --serial")
+    for module, (extra, cure) in needed.items():
         if importlib.util.find_spec(module) is None:
-            cure = "" if module == "papermill" else ", or use --serial"
             raise InputError(f"running a grid needs {module}: pip install 'ktda[{extra}]'{cure}")
     if serial and (profile or (jobs or 1) > 1):
         raise InputError("--serial is one run after the other on this machine; leave out --jobs and --profile, or it")

@@ -1,10 +1,12 @@
-"""One run as a process of its own: ``python -m ktda_lab.grid.execute OUT ID``; and the loop without an engine.
+"""One run as a process of its own: ``python -m ktda_lab.grid.execute OUT ID``; and the loops without an engine.
 
 The process reads everything else from ``OUT/plan.json``. It holds the run's lock while it works and ends with whoever
 started it, and its kernel with it, so no crash leaves a run that nobody watches.
 """
 
 import contextlib
+import multiprocessing
+import multiprocessing.connection
 import os
 import select
 import signal
@@ -14,33 +16,38 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from ktda.config import make_config
 from ktda.errors import InputError
 from ktda.files import lock_file, now
-from ktda.runs.record import handling, source_hash
-from ktda_lab.grid.plan import HEARTBEAT, LOCK, RUNS, Run, finished, read_plan
+from ktda.runs.record import Manifest, handling, source_hash
+from ktda_lab.grid.plan import HEARTBEAT, LOCK, RUNS, Run, finished, read_plan, start_of
 
 
 def execute(out: Path, run_id: str) -> None:
-    """Run the notebook of one planned run, unless it is done.
+    """Run the notebook of one planned run, or train it without one, unless it is done.
 
     Raises:
-        InputError, NotebookFailed: it could not start, or failed.
+        InputError: it could not start.
+        SystemExit: its notebook failed.
     """
-    from ktda_lab.headless.notebook import NotebookFailed, run_notebook
-
     plan, runs = read_plan(out)
     run = next(run for run in runs if run.id == run_id)
     os.chdir(plan["cwd"])
     folder = out / RUNS
     path = folder / f"{run.id}{LOCK}"
     held = [_lock_first([path])[1]]  # until the process ends
-    threading.Thread(target=_watch, args=(path, 0 if plan["local"] else None), daemon=True).start()
+    parent = multiprocessing.parent_process()  # of the pool
+    starter = parent.sentinel if parent else 0
+    threading.Thread(target=_watch, args=(path, starter if plan["local"] else None), daemon=True).start()
     if finished(run, folder):  # a scheduler may start a job twice
         return
     if source_hash() != run.source_hash:  # its result would not be the planned run's
         raise InputError("the package's code has changed since the grid was started; start it again")
+    start = start_of(run, runs)
+    if start and not finished(start, folder):
+        raise InputError(f"{start} ({start.id}), whose weights this run starts from, has not finished")
     if plan["gpus"]:  # of this machine; elsewhere the scheduler deals them out
         position, lock = _lock_first([out / f".gpu{number}{LOCK}" for number in range(plan["gpus"])])
         visible = [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n] or range(plan["gpus"])
@@ -55,9 +62,41 @@ def execute(out: Path, run_id: str) -> None:
         "OUT": str(Path(plan["folder"], RUNS, run.id)),
         "OVERRIDES": list(run.overrides),
     }
-    run_notebook(plan["notebook"], parameters, folder / f"{run.id}.ipynb", timeout=plan["timeout"])
+    if start:
+        parameters |= {"INIT": str(Path(plan["folder"], RUNS, start.id)), "INIT_PART": run.init_part}
+    if plan["notebook"]:
+        from ktda_lab.headless.notebook import NotebookFailed, run_notebook
+
+        try:
+            run_notebook(plan["notebook"], parameters, folder / f"{run.id}.ipynb", timeout=plan["timeout"])
+        except NotebookFailed as error:
+            sys.exit(str(error))
+    else:
+        _train(parameters, folder / f"{run.id}.manifest.json")
     if not finished(run, folder):
-        raise NotebookFailed("the notebook ended, but its run is not the planned one: code or data have changed")
+        raise InputError("the run ended, but it is not the planned one: code or data have changed")
+
+
+def _train(parameters: dict[str, Any], path: Path) -> None:
+    """Train with the parameters of the notebook, and leave the manifest at `path` that its execution would leave."""
+    from ktda.training import train
+
+    overrides = [*parameters["OVERRIDES"], f"seed={parameters['SEED']}"]
+    config = make_config(parameters["PRESET"], overrides, parameters["DATA"])
+    manifest = Manifest(path, parameters=parameters)
+    try:
+        train(
+            parameters["DATA"],
+            config,
+            parameters["OUT"],
+            resume=True,
+            init=parameters.get("INIT"),
+            init_part=parameters.get("INIT_PART", "all"),
+        )
+    except BaseException as error:
+        manifest.end("failed", error=f"{type(error).__name__}: {error}")
+        raise
+    manifest.end("finished")
 
 
 def _lock_first(paths: Sequence[Path], seconds: float = 60) -> tuple[int, IO]:
@@ -109,6 +148,57 @@ def run_serially(out: Path, runs: Sequence[Run], retries: int, update: Callable[
                 break
 
 
+def run_pool(out: Path, runs: Sequence[Run], jobs: int, gpus: int, threads: int, update: Callable[[], None]) -> None:
+    """Run after run, some at a time, each in a process forked from one that has torch imported already.
+
+    Args:
+        out, runs, update: as in `run_serially`.
+        jobs: runs at a time.
+        gpus: of this machine; several runs share one.
+        threads: of each run.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ktda.training"])
+    waiting, going = list(runs), {}
+    free = list(range(jobs))
+    try:
+        while waiting or going:
+            for run, (child, slot) in list(going.items()):
+                if child.exitcode is not None:
+                    free.append(slot)
+                    del going[run]
+            unfinished = [*waiting, *going]
+            ready = [run for run in waiting if start_of(run, unfinished) is None]
+            for run in ready[: len(free)]:
+                slot = free.pop(0)
+                child = context.Process(target=_run_forked, args=(out, run.id, slot % gpus if gpus else None, threads))
+                child.start()
+                going[run] = (child, slot)
+                waiting.remove(run)
+            multiprocessing.connection.wait([child.sentinel for child, _ in going.values()], timeout=1)
+            update()
+    finally:
+        for child, _ in going.values():
+            child.terminate()
+        for child, _ in going.values():
+            child.join()
+        update()
+
+
+def _run_forked(out: Path, run_id: str, gpu: int | None, threads: int) -> None:
+    """What the process of a pool does."""
+    import torch
+
+    with contextlib.suppress(OSError), (out / RUNS / f"{run_id}.log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    torch.set_num_threads(threads)
+    if gpu is not None:
+        visible = [n for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n]
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible[gpu] if visible else str(gpu)
+    sys.exit(main([str(out), run_id]))
+
+
 def attend(command: Sequence[str], log, update: Callable[[], None], *, seconds: float = 60, **options) -> int:
     """Exit code of a child; when this process ends earlier, by whatever signal, so do the child and all it started.
 
@@ -144,13 +234,11 @@ def attend(command: Sequence[str], log, update: Callable[[], None], *, seconds: 
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code of ``python -m ktda_lab.grid.execute OUT ID``; what went wrong is written to standard error."""
-    from ktda_lab.headless.notebook import NotebookFailed
-
     # jsonschema, behind papermill, checks IRIs with it; it takes seconds to import, and no notebook holds an IRI.
     sys.modules.setdefault("rfc3987_syntax", None)
     try:
         execute(Path(arguments[0]), arguments[1])
-    except (InputError, NotebookFailed) as error:
+    except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

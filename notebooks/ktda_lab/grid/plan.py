@@ -41,6 +41,8 @@ class Run:
     config_hash: str
     data_hash: str
     source_hash: str
+    init: str = ""  # the row whose run of the same data and seed gives the weights to start from
+    init_part: str = "all"
 
     def __str__(self) -> str:
         return f"{self.row} {Path(self.data).name} seed {self.seed}"
@@ -57,16 +59,20 @@ def plan_runs(table: Table, data_hashes: dict[str, str]) -> list[Run]:
         for other in here[:number]:
             if data_hashes[name] == data_hashes[other]:
                 raise InputError(f"data {other} and {name} are the same tiles; name one of them")
-    runs = []
+    runs: list[Run] = []
+    ids: dict[tuple[str, str, int], str] = {}
     for data in table.data:
         for row in table.rows:
             for seed in table.seeds:
                 config = table.config(row, data, seed)
                 parts = {"config": config.identity(), "data_hash": data_hashes[data], "source_hash": source_hash()}
                 parts |= {"files": _file_hashes(config.as_dict()), "versions": versions()}
+                if row.init:  # which stands above, and so has its id
+                    parts |= {"init": ids[row.init, data, seed], "init_part": row.init_part}
+                ids[row.name, data, seed] = content_hash(parts)[:12] if data_hashes[data] else ""
                 runs.append(
                     Run(
-                        id=content_hash(parts)[:12] if data_hashes[data] else "",
+                        id=ids[row.name, data, seed],
                         table=table.name,
                         row=row.name,
                         group=row.group,
@@ -78,9 +84,17 @@ def plan_runs(table: Table, data_hashes: dict[str, str]) -> list[Run]:
                         config_hash=config.config_hash,
                         data_hash=data_hashes[data],
                         source_hash=parts["source_hash"],
+                        init=row.init,
+                        init_part=row.init_part,
                     )
                 )
     return runs
+
+
+def start_of(run: Run, runs: Iterable[Run]) -> Run | None:
+    """The run whose weights another starts from, if it does from any."""
+    sought = (run.init, run.data, run.seed)
+    return next((other for other in runs if (other.row, other.data, other.seed) == sought), None) if run.init else None
 
 
 def _file_hashes(config: dict[str, Any]) -> dict[str, str]:

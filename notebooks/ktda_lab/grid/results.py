@@ -18,7 +18,7 @@ from ktda.errors import InputError
 from ktda.files import here_or_checkout, read_json, replacing, write_beside
 from ktda.yaml_files import read_yaml
 from ktda_lab.grid.plan import PLAN, RUNS, TABLE, Run, finished, read_plan, wall_seconds
-from ktda_lab.grid.table import Table, read_table
+from ktda_lab.grid.table import Row, Table, read_table
 
 RESULTS, MATRICES, HISTORIES = "results.csv", "matrices.npz", "histories.csv"
 TEXT = ("id", "table", "data", "row", "group", "overrides", "preset", "split", "classes", "device", "machine")
@@ -167,6 +167,7 @@ def _still_valid(old: pd.DataFrame, new: pd.DataFrame, table: Table) -> pd.DataF
         and (line.data, line.row, line.seed) not in run
         and data.get(line.data, line.data_hash) == line.data_hash
         and table.config(rows[line.row], line.data, line.seed).config_hash == line.config_hash
+        and _init(rows[line.row]) == [word for word in line.overrides.split() if word.startswith("init")]
         for line in old.itertuples()
     ]
     return old[pd.Series(valid, old.index, dtype=bool)]
@@ -201,7 +202,7 @@ def _line(run: Run, folder: Path) -> dict[str, Any]:
     selected = next(iter(metrics["splits"].values()), metrics)
     return {
         **{name: getattr(run, name) for name in ("id", "table", "data", "row", "group", "seed", "preset")},
-        "overrides": " ".join(run.overrides),
+        "overrides": " ".join([*_init(run), *run.overrides]),
         **{name: metrics[name] for name in ("split", "miou", "overall_accuracy", "mean_f1", "best_step", "seconds")},
         **{f"iou_{k}": value for k, value in enumerate(metrics["iou"])},
         "classes": "|".join(manifest["data"]["classes"]),
@@ -216,6 +217,12 @@ def _line(run: Run, folder: Path) -> dict[str, Any]:
         **{name: getattr(run, name) for name in ("config_hash", "data_hash", "source_hash")},
         **{name: manifest[name] for name in ("commit", "dirty")},
     }
+
+
+def _init(row: Run | Row) -> list[str]:
+    """Whose weights a run starts from, in the form of an override."""
+    part = [f"init_part={row.init_part}"] if row.init_part != "all" else []
+    return [f"init={row.init}", *part] if row.init else []
 
 
 def _smallest(counts: NDArray) -> NDArray:

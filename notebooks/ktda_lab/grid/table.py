@@ -31,7 +31,10 @@ _Seeds = Annotated[int, Field(ge=1, le=1000)] | Annotated[tuple[_Seed, ...], Fie
 
 
 class Row(Strict):
-    """One ablation: overrides of the table's preset and settings; `says` describes it."""
+    """One ablation: overrides of the table's preset and settings; `says` describes it.
+
+    With `init` it goes on from the weights of another row's run, all of them or the encoder's.
+    """
 
     name: str = Field(pattern=r"^[\w.+-]+$", description="letters, digits and _ . + -")
     group: _Text = Field(description="a word")
@@ -39,6 +42,8 @@ class Row(Strict):
     overrides: dict[str, Any] = Field(
         {}, alias="set", max_length=MAX_OVERRIDES, description=f"a mapping of at most {MAX_OVERRIDES} settings"
     )
+    init: str = Field("", description="the name of a row above: its run of the same data and seed gives the weights")
+    init_part: Literal["all", "encoder"] = Field("all", description="all or encoder, as of ktda train")
     needs: Literal["gpu"] = Field(None, description="gpu")
 
     @property
@@ -127,22 +132,28 @@ def _check(table: Table) -> None:
     if table.baseline not in names:
         raise InputError(f"baseline {table.baseline!r} is no row; {suggest_name(table.baseline, names)}")
     baseline = table.rows[names.index(table.baseline)]
+    for number, row in enumerate(table.rows):
+        if row.init and row.init not in names[:number]:
+            raise InputError(f"row {row.name}: init={row.init!r} is no row above it")
+        if row.init_part != "all" and not row.init:
+            raise InputError(f"row {row.name}: init_part is set, but no init")
     ordered = [baseline, *(row for row in table.rows if row is not baseline)]
     for given in (table.settings, *(row.overrides for row in table.rows)):
         if "seed" in given:
             raise InputError("seed is set among the overrides; say `seeds: [...]` in the table")
     for data in table.data:
-        seen: dict[Config, str] = {}
+        seen: dict[tuple[Config, str, str], str] = {}
         for row in ordered:
             try:
                 make_config(table.preset, table.settings | row.overrides, data)  # the types, which text cannot show
                 config = table.config(row, data, 0)
             except InputError as error:
                 raise InputError(f"row {row.name}: {error}") from None
-            if config in seen:
-                same = "the baseline" if seen[config] == table.baseline else f"row {seen[config]}"
-                raise InputError(f"row {row.name} has the same settings as {same} ({seen[config]}) on {data}")
-            seen[config] = row.name
+            key = (config, row.init, row.init_part)
+            if key in seen:
+                same = "the baseline" if seen[key] == table.baseline else f"row {seen[key]}"
+                raise InputError(f"row {row.name} has the same settings as {same} ({seen[key]}) on {data}")
+            seen[key] = row.name
 
 
 def _text(value: Any) -> str:
