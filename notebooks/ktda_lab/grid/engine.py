@@ -93,6 +93,7 @@ def run_grid(
         try:
             with progress(todo, out, echo) as update:
                 if todo and not notebook and local:
+                    todo.sort(key=lambda run: run.seed)  # what is stopped then holds whole seeds
                     run_pool(out.absolute(), todo, jobs or 1, gpus, threads, update)
                 elif todo and serial:
                     run_serially(out.absolute(), todo, retries, update)
