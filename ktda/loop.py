@@ -56,10 +56,12 @@ class Trainer:
         self.targets = None
         if config.distils:
             # without cuts and distortion the same pixels come again, and so do the teacher's maps
-            changed = config.crop or config.photometric or unlabelled
-            again = not changed and accelerator.device.type == "cpu"
+            again = not (config.crop or config.photometric) and accelerator.device.type == "cpu"
+            keep = config.batch_size if again else 0
+            if keep and not unlabelled and len(splits.unlabelled) <= CACHED_TILES:
+                keep += config.unlabelled
             seen = teacher_bands(tile_set)
-            self.targets = Targets(teacher, config.standardise, config.teacher_images, again, seen)
+            self.targets = Targets(teacher, config.standardise, config.teacher_images, keep, seen)
         self.frozen = freeze(model, config)
         groups = parameter_groups(model, config.weight_decay, config.encoder_rate)
         optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)

@@ -23,9 +23,10 @@ class Targets:
         images: "own", or "other": each image gets the maps of its neighbour in the batch, as a
             control that has the statistics of the teacher and no knowledge of the image.
         bands: places, from 0, of red, green and blue in an image; () where it is RGB.
-        keep: remember the maps of every image. Worth it where the same pixels come again: flips
-            and rotations of few tiles. Such images are asked for one by one, so that a map never
-            depends on the rest of its batch and a resumed run stays the same to the bit.
+        keep: of how many images of a batch, from the first on, the maps are remembered. Worth it
+            where the same pixels come again: flips and rotations of few tiles. Such images are
+            asked for one by one, so that a map never depends on the rest of its batch and a
+            resumed run stays the same to the bit; the others go together.
 
     Attributes:
         statistics: one (2, D) tensor per map (mean, standard deviation); empty until `measure`.
@@ -36,7 +37,7 @@ class Targets:
         teacher: Teacher,
         standardised: bool = False,
         images: str = "own",
-        keep: bool = False,
+        keep: int = 0,
         bands: Sequence[int] = (),
     ) -> None:
         self.teacher = teacher
@@ -60,11 +61,12 @@ class Targets:
         Where maps are kept, the images are on the CPU.
         """
         images = self._rgb(images)
-        if self.keep:
-            each = [self._maps_of(image, device) for image in images]
-            maps = [torch.cat(level) for level in zip(*each, strict=True)]  # N times (1, D, h, w)
-        else:
-            maps = self.teacher(images.to(device, non_blocking=True))
+        parts = [self._maps_of(image, device) for image in images[: self.keep]]  # (1, D, h, w) each
+        if len(images) > self.keep:
+            parts.append(self.teacher(images[self.keep :].to(device, non_blocking=True)))
+        maps = parts[0]
+        if len(parts) > 1:
+            maps = [torch.cat(level) for level in zip(*parts, strict=True)]  # (N, D, h, w)
         if self.standardised:
             maps = standardise(maps, self.statistics)
         if self.images == "other":

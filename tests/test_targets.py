@@ -13,13 +13,15 @@ CPU = torch.device("cpu")
 
 
 class Counting:
-    """A teacher of one map that counts the images it is asked for."""
+    """A teacher of one map that counts its calls and the images it is asked for."""
 
     def __init__(self) -> None:
         self.asked = 0
+        self.calls = 0
 
     def __call__(self, images: Tensor) -> Sequence[Tensor]:
         self.asked += len(images)
+        self.calls += 1
         return [torch.nn.functional.avg_pool2d(images, 8)]
 
 
@@ -35,7 +37,7 @@ def test_targets_are_the_teachers_maps(images: Tensor, random_teacher: Teacher) 
 
 def test_kept_maps_are_asked_for_once_and_do_not_depend_on_the_batch(images: Tensor) -> None:
     teacher = Counting()
-    targets = Targets(teacher, keep=True)
+    targets = Targets(teacher, keep=3)
     first = targets(images, CPU)[0]
     again = targets(images.flip(0), CPU)[0]
     assert teacher.asked == 3
@@ -45,10 +47,18 @@ def test_kept_maps_are_asked_for_once_and_do_not_depend_on_the_batch(images: Ten
     assert teacher.asked == 9  # flipped images are other images
 
 
+def test_images_behind_those_that_are_kept_go_together(images: Tensor) -> None:
+    teacher = Counting()
+    targets = Targets(teacher, keep=1)
+    for calls in (2, 3):  # the first image is remembered, the other two are one call each time
+        assert torch.equal(targets(images, CPU)[0], torch.nn.functional.avg_pool2d(images, 8))
+        assert teacher.calls == calls
+
+
 def test_beyond_the_memory_kept_maps_are_computed_anew(images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ktda.targets.KEPT_BYTES", 2 * 3 * 4 * 4 * 4)  # two maps (3, 4, 4) of four bytes
     teacher = Counting()
-    targets = Targets(teacher, keep=True)
+    targets = Targets(teacher, keep=3)
     for _ in range(2):
         assert torch.equal(targets(images, CPU)[0], torch.nn.functional.avg_pool2d(images, 8))
     assert teacher.asked == 4
