@@ -14,7 +14,7 @@ from ktda.errors import InputError, suggest_name
 from ktda.schema import Strict, parse
 from ktda.yaml_files import read_yaml
 
-MAX_OVERRIDES = 3
+MAX_OVERRIDES = 4
 
 
 def _different_seeds(given: int | tuple[int, ...]) -> tuple[int, ...]:
