@@ -174,8 +174,8 @@ def main() -> None:
     try:
         sys.exit(app(prog_name="ktda", standalone_mode=False) or 0)
     except InputError as error:
-        # A loader's worker process hands on its whole traceback; the last line of it is the message.
-        _fail(str(error).strip().splitlines()[-1].removeprefix(f"{InputError.__module__}.InputError: "))
+        # A loader's worker process hands on its whole traceback; the end of it is the message.
+        _fail(str(error).rpartition(f"\n{InputError.__module__}.InputError: ")[2].strip())
     except BrokenPipeError:  # the reader of our output went away: ktda ... | head
         sys.stderr.close()
         sys.exit(141)
@@ -191,9 +191,11 @@ def main() -> None:
         if help_asked:
             typer.echo(error.format_message(), err=True)
             sys.exit(2)
-        _fail(f"{error.format_message()} See `{command} --help`.")
+        _fail(f"{' '.join(error.format_message().split())} See `{command} --help`.")
 
 
 def _fail(message: str) -> None:
-    typer.echo(f"ktda: {message}", err=True)
+    # One line, whatever a file's name holds: a terminal would obey its control characters.
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message)
+    typer.echo(f"ktda: {line}", err=True)
     sys.exit(2)
