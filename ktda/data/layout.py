@@ -5,6 +5,7 @@ the same split.
 """
 
 import os
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -40,7 +41,7 @@ def tile_files(root: Path, kind: str, split: str) -> tuple[list[Path], Counter]:
     This is the one rule for what counts: every search of the folders asks here.
 
     Raises:
-        InputError: A name that is not UTF-8.
+        InputError: A name that is not UTF-8, or not printable.
     """
     files: list[Path] = []
     others: Counter = Counter()
@@ -63,6 +64,8 @@ def check_name(path: Path) -> None:
         str(path).encode()
     except UnicodeEncodeError:
         raise InputError(f"{os.fsencode(path)!r}: the name is not UTF-8; rename it") from None
+    if not path.name.isprintable():
+        raise InputError(f"{path}: the name holds control characters; rename it")
 
 
 def pair_up(root: Path, split: str) -> tuple[list[Pair], list[str]]:
@@ -75,7 +78,9 @@ def pair_up(root: Path, split: str) -> tuple[list[Pair], list[str]]:
     found: dict[str, list[Path]] = {}
     for kind in KINDS:
         for path in tile_files(root, kind, split)[0]:
-            found.setdefault(path.stem, []).append(path)
+            # an accent of its own (NFD) or one with its letter (NFC): it reads alike
+            stem = unicodedata.normalize("NFC", path.stem)
+            found.setdefault(stem, []).append(path)
     pairs = []
     problems = []
     for stem, paths in sorted(found.items()):

@@ -36,6 +36,8 @@ def default_palette(num_classes: int) -> tuple[tuple[int, int, int], ...]:
 def _different(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError
+    if not all(map(str.isprintable, names)):
+        raise InputError("names without line breaks and control characters")
     return names
 
 

@@ -81,7 +81,7 @@ def check_model_folder(content: Any, path: Path, constructor: Callable[[str], Ca
     arguments = content["arguments"]
     _check_arguments(content["model"], arguments, constructor, where)
     classes = content["classes"]
-    if not all(isinstance(name, str) and name for name in classes):
+    if not all(isinstance(name, str) and name and name.isprintable() for name in classes):
         raise InputError(f"{where}: classes are {str(classes)[:80]}, expected words")
     if len(classes) != arguments.get("num_classes"):
         expected = f"num_classes is {arguments.get('num_classes')}"
