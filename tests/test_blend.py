@@ -1,6 +1,7 @@
 """The blender: an identity model gives back its input; fill costs nothing; going on changes no bit."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -107,6 +108,22 @@ def test_going_on_from_a_strip_changes_no_bit(overlap: float):
             assert a.row == b.row
             assert torch.equal(a.classes, b.classes)
             assert torch.equal(a.confidence, b.confidence)
+
+
+def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ktda.scenes.blend.BATCH_PIXELS", 2 * 24**2)
+    size = (90, 200)
+    images = torch.rand(CLASSES, *size, generator=generator(1))
+    read = lambda begin, end: (images[:, begin:end], torch.ones(end - begin, size[1], dtype=torch.bool))  # noqa: E731
+    predict = lambda windows: 3 * F.avg_pool2d(windows, 5, 1, 2)  # noqa: E731
+    alone = list(blend(read, predict, size, CLASSES, 24, 0.4))
+    with ThreadPoolExecutor(3) as pool:
+        together = list(blend(read, predict, size, CLASSES, 24, 0.4, pool=pool))
+    assert len(together) == len(alone) > 3
+    for a, b in zip(alone, together, strict=True):
+        assert a.row == b.row
+        assert torch.equal(a.classes, b.classes)
+        assert torch.equal(a.confidence, b.confidence)
 
 
 def test_fill_stays_fill_and_windows_without_data_are_not_computed():

@@ -15,7 +15,7 @@ from rasterio.transform import Affine
 
 from ktda.errors import InputError
 from ktda.scenes.blend import FILL
-from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene
+from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene, tile_of
 from ktda.scenes.sink import Sink
 from ktda.scenes.source import open_source
 
@@ -217,11 +217,31 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path: Path, op
 
 
 @pytest.mark.parametrize(
-    "options", [{"tile": 100}, {"tile": 0}, {"overlap": 1.0}, {"overlap": -0.1}, {"stretch": "other"}]
+    "options",
+    [{"tile": 100}, {"tile": 0}, {"overlap": 1.0}, {"overlap": -0.1}, {"stretch": "other"}, {"precision": "fp8"}],
 )
 def test_options_out_of_range_are_refused(options: dict):
     with pytest.raises(InputError, match=f"--{next(iter(options))}"):
         check_options(Options(**options))
+
+
+def test_a_tile_is_as_large_as_in_training():
+    assert [tile_of(d) for d in ({}, {"tile": 128}, {"tile": 509}, {"tile": 20})] == [256, 128, 480, 32]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_holds_in_every_thread_and_threads_are_left_as_they_were(tmp_path: Path, precision: str):
+    asked = []
+
+    class Asked(Threshold):
+        def forward(self, images: Tensor) -> Tensor:
+            asked.append((torch.is_autocast_enabled("cpu"), torch.is_inference_mode_enabled()))
+            return super().forward(images)
+
+    before, options = torch.get_num_threads(), Options(tile=32, precision=precision)
+    predict_scene(Asked().eval(), DESCRIPTION, write(tmp_path / "a.tif", scene()), tmp_path / "maps", options)
+    assert set(asked) == {(precision == "bf16", True)}
+    assert torch.get_num_threads() == before
 
 
 def test_scenes_are_found_and_double_names_refused(tmp_path: Path):

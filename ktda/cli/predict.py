@@ -13,7 +13,10 @@ def predict(
     model: Annotated[Path, typer.Argument(help="Run folder of ktda train.")],
     inputs: Annotated[list[Path], typer.Argument(help="Rasters or images of any size, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder of the maps; each takes its scene's name.")],
-    tile: Annotated[int, typer.Option(help="Side of a tile in pixels, a multiple of 32.")] = 256,
+    tile: Annotated[
+        int | None,
+        typer.Option(help="Side of a tile in pixels, a multiple of 32; by default as in training.", show_default=False),
+    ] = None,
     overlap: Annotated[float, typer.Option(help="Share of a tile that the next one covers too.")] = 0.25,
     bands: Annotated[
         str | None, typer.Option(help="Bands to read, counted from 1, such as 4,3,2.", show_default=False)
@@ -25,6 +28,7 @@ def predict(
         str | None, typer.Option(help="Value of fill, or none; by default the file says.", show_default=False)
     ] = None,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence, in percent.")] = False,
+    precision: Annotated[str, typer.Option(help="fp32 or bf16, which is quicker on processors made for it.")] = "fp32",
 ) -> None:
     """Write a georeferenced map of each scene; what was interrupted goes on, what cannot fit is said first."""
     chosen = list(numbers("--bands", bands, int)) or None
@@ -34,7 +38,7 @@ def predict(
     from ktda.build import load_model
     from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene
 
-    options = Options(tile, overlap, chosen, stretch, fill, confidence)
+    options = Options(tile, overlap, chosen, stretch, fill, confidence, precision)
     check_options(options)
     scenes = find_scenes(inputs)
     loaded, description = load_model(model)

@@ -7,8 +7,12 @@ tiles are computed from top to bottom; what no later row of tiles touches is fin
 Source of the weights: Isensee et al., nnU-Net, Nature Methods 2021.
 """
 
+import itertools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -16,7 +20,8 @@ from torch import Tensor
 
 SIGMA = 0.125  # standard deviation of the weights, in sides of a tile
 LEAST_WEIGHT = 1e-3  # of the highest one: corners that a single tile covers count as well
-BATCH_PIXELS = 2**18  # of one pass of the model: one tile of 512 px, four of 256 px
+BATCH_PIXELS = 2**17  # of one pass of the model: two tiles of 256 px, eight of 128 px
+AHEAD = 4  # passes of the model that are asked for before their turn, in a pool
 
 
 class Strip(NamedTuple):
@@ -71,6 +76,7 @@ def blend(
     tile: int,
     overlap: float,
     first: int = 0,
+    pool: Executor | None = None,
 ) -> Iterator[Strip]:
     """The strips of an image, from top to bottom.
 
@@ -85,6 +91,8 @@ def blend(
         first: the first row that is wanted, the begin of a strip of an earlier, interrupted call.
             The tiles that reach into it from above are computed again, in the same order: the
             strips are the same to the bit.
+        pool: threads that call `predict`, a few passes ahead; None calls it here. They add up in
+            the same order.
 
     Yields:
         Strips that follow each other and cover the image from `first` on.
@@ -97,35 +105,69 @@ def blend(
     sums = torch.zeros(num_classes, tall, width)  # weighted probabilities of the rows from `top` on
     total = torch.zeros(tall, width)  # and their weights
     valid = torch.zeros(tall, width, dtype=torch.bool)
+
+    def passes() -> Iterator[_Pass]:
+        """Every pass of the model, in order; a row of tiles without data has an empty one."""
+        for top, following in zip(tops, [*tops[1:], height], strict=True):
+            if top + tall <= first:  # reaches no row that is wanted
+                continue
+            rows, data = read(top, top + tall)
+            batches = _batches(lefts, data, wide, max(1, BATCH_PIXELS // (tall * wide)))
+            for chosen in batches:
+                windows = [rows[:, :, left : left + wide] for left in chosen]
+                step = partial(_probabilities, predict, windows)
+                result = pool.submit(step).result if pool and chosen else step
+                yield _Pass(top, following, data, chosen, result, chosen is batches[-1])
+
     previous = None
-    for top, following in zip(tops, [*tops[1:], height], strict=True):
-        if top + tall <= first:  # reaches no row that is wanted
-            continue
-        if previous is not None:
-            for buffer in (sums, total, valid):
-                _scroll(buffer, top - previous)
-        previous = top
-        rows, data = read(top, top + tall)
-        valid |= data
-        for chosen in _batches(lefts, data, wide, max(1, BATCH_PIXELS // (tall * wide))):
-            windows = [rows[:, :, left : left + wide] for left in chosen]
-            windows = torch.stack(windows)  # (N, C, tall, wide)
-            probabilities = predict(windows).float().softmax(1).cpu()  # (N, K, tall, wide)
-            for left, map_ in zip(chosen, probabilities, strict=True):
-                sums[:, :, left : left + wide] += map_ * weights
+    for part in _ahead(passes(), AHEAD if pool else 1):
+        top = part.top
+        if top != previous:
+            if previous is not None:
+                for buffer in (sums, total, valid):
+                    _scroll(buffer, top - previous)
+            previous = top
+            valid |= part.data
+        if part.lefts:
+            for left, map_ in zip(part.lefts, part.result(), strict=True):
+                sums[:, :, left : left + wide].addcmul_(map_, weights)
                 total[:, left : left + wide] += weights
-        if following > first:
+        if part.last and part.following > first:
             begin = max(0, first - top)
-            count = following - top
+            count = part.following - top
             yield _finish(top + begin, sums[:, begin:count], total[begin:count], valid[begin:count])
 
 
-def _batches(lefts: list[int], data: Tensor, wide: int, count: int) -> Iterator[list[int]]:
-    """Tiles of one row that hold any data, `count` at a time."""
+class _Pass(NamedTuple):
+    """Some tiles of a row: where it starts and the next one does, and what they come to."""
+
+    top: int
+    following: int
+    data: Tensor  # (tall, W) bool, of the whole row
+    lefts: list[int]
+    result: Callable[[], Tensor]  # (N, K, tall, wide)
+    last: bool  # of its row
+
+
+def _probabilities(predict: Predict, windows: list[Tensor]) -> Tensor:
+    """Windows (C, h, w) -> (N, K, h, w), on the CPU."""
+    return predict(torch.stack(windows)).float().softmax(1).cpu()
+
+
+def _ahead(parts: Iterator[_Pass], count: int) -> Iterator[_Pass]:
+    """The same parts; so many of them are taken before the first is handed on."""
+    waiting = deque(itertools.islice(parts, count))
+    while waiting:
+        yield waiting.popleft()
+        waiting.extend(itertools.islice(parts, 1))
+
+
+def _batches(lefts: list[int], data: Tensor, wide: int, most: int) -> list[list[int]]:
+    """Tiles of one row that hold any data in batches alike in size; one empty batch for none."""
     columns = data.any(0)  # (W,)
     chosen = [left for left in lefts if columns[left : left + wide].any()]
-    for begin in range(0, len(chosen), count):
-        yield chosen[begin : begin + count]
+    size = math.ceil(len(chosen) / max(1, math.ceil(len(chosen) / most)))
+    return [chosen[begin : begin + size] for begin in range(0, len(chosen), max(1, size))] or [[]]
 
 
 def _scroll(buffer: Tensor, rows: int) -> None:

@@ -1,8 +1,10 @@
 """A scene's map: from a model and a raster of any size to GeoTIFFs of classes and confidence."""
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,17 +20,21 @@ from ktda.scenes.sink import Sink, check_out
 from ktda.scenes.source import STRETCHES, open_source
 
 RASTERS = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jp2", ".vrt", ".img")
+TILE = 256  # where a model does not say on which size it was trained
+PRECISIONS = ("fp32", "bf16")
+MOST_THREADS = 8  # passes of the model at the same time, each with its own maps in memory
 
 
 class Options(NamedTuple):
-    """How a scene is read and tiled; see `Source` and `blend`."""
+    """How a scene is read and tiled; see `Source` and `blend`. Without a tile, as in training."""
 
-    tile: int = 256
+    tile: int | None = None
     overlap: float = 0.25
     bands: list[int] | None = None
     stretch: str = "fixed"  # as training recorded; bytes as they are
     nodata: float | str | None = None
     confidence: bool = False
+    precision: str = "fp32"
 
 
 def find_scenes(inputs: Sequence[Path]) -> list[Path]:
@@ -57,12 +63,20 @@ def find_scenes(inputs: Sequence[Path]) -> list[Path]:
 
 def check_options(options: Options) -> None:
     """Raise `InputError` for a value out of range."""
-    if options.tile < 32 or options.tile % 32:
+    if options.tile is not None and (options.tile < 32 or options.tile % 32):
         raise InputError(f"--tile {options.tile}; expected a multiple of 32, at least 32")
     if not 0 <= options.overlap <= 0.9:
         raise InputError(f"--overlap {options.overlap}; expected 0 to 0.9")
     if options.stretch not in STRETCHES:
         raise InputError(f"--stretch {options.stretch}; expected one of {', '.join(STRETCHES)}")
+    if options.precision not in PRECISIONS:
+        known = ", ".join(PRECISIONS)
+        raise InputError(f"--precision {options.precision}; expected one of {known}")
+
+
+def tile_of(description: dict[str, Any]) -> int:
+    """The tile that a model is best asked with: as in training, in steps of 32 pixels."""
+    return max(32, description.get("tile", TILE) // 32 * 32)
 
 
 def predict_scene(
@@ -100,6 +114,7 @@ def predict_scene(
         limits = np.array(limits, dtype=np.float64)
     bands = options.bands or normalisation.get("bands")  # as in training
     count = len(normalisation["mean"])
+    options = options._replace(tile=options.tile or tile_of(description))
     reading = (bands, count, options.nodata, options.stretch, limits)
     with open_source(scene, *reading) as source:
         if source.note:
@@ -112,10 +127,12 @@ def predict_scene(
         }
         sink = Sink(out / f"{scene.stem}.tif", source.size, job, options.confidence)
         if sink.rows < source.size[0]:
-            step = predictor(model, device)
+            step = predictor(model, device, options.precision)
             tiling = (options.tile, options.overlap, sink.rows)
-            for strip in blend(source.read, step, source.size, len(classes), *tiling):
-                sink.write(strip)
+            with threads(device) as pool:
+                strips = blend(source.read, step, source.size, len(classes), *tiling, pool)
+                for strip in strips:
+                    sink.write(strip)
         counts = count_classes(sink, len(classes))
         place = {"crs": source.file.crs, "transform": source.file.transform}
         files = sink.finish(place, classes, description["palette"])
@@ -128,14 +145,43 @@ def predict_scene(
     }
 
 
-def predictor(model: nn.Module, device: torch.device | str) -> Callable[[Tensor], Tensor]:
-    """Windows (N, C, h, w) in [0, 1] -> logits (N, K, h, w)."""
+def predictor(
+    model: nn.Module, device: torch.device | str, precision: str = "fp32"
+) -> Callable[[Tensor], Tensor]:
+    """Windows (N, C, h, w) in [0, 1] -> logits (N, K, h, w), for any thread; bf16 by autocast."""
+    device = torch.device(device)
+    on_cpu = device.type == "cpu"
+    if on_cpu:
+        model.to(memory_format=torch.channels_last)  # the values, and their order by name, stay
 
     @torch.inference_mode()
     def step(windows: Tensor) -> Tensor:
-        return model(normalise(windows.to(device), model.mean, model.std))
+        images = normalise(windows.to(device), model.mean, model.std)
+        if on_cpu:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return model(images)
 
     return step
+
+
+@contextlib.contextmanager
+def threads(device: torch.device | str) -> Iterator[Executor]:
+    """One thread for a GPU, which waits while the next rows are read; several on a CPU.
+
+    There, passes side by side, each on cores of its own, are quicker than one pass on all cores:
+    no layer waits for the slowest core, which costs most where other programs run.
+    """
+    cores = torch.get_num_threads()
+    count = min(cores, MOST_THREADS) if torch.device(device).type == "cpu" else 1
+    try:
+        torch.set_num_threads(1)  # of this thread, which only adds up
+        with ThreadPoolExecutor(
+            count, initializer=torch.set_num_threads, initargs=(cores // count,)
+        ) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(cores)
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -147,9 +147,13 @@ class Source:
             cells = np.stack([self._cell_limits(row) for row in range(rows[0], rows[-1] + 1)])
             low, high = cells[rows - rows[0]].transpose(1, 0, 2)[:, None]  # (1, rows, W) each
         span = np.maximum(high - low, np.finfo(np.float32).tiny)
-        scaled = (values - low) / span
+        scaled = values - low
+        scaled /= span  # in place: these are the largest arrays of a prediction
         np.copyto(scaled, 0, where=~data)
-        scaled = np.rint(255 * np.clip(scaled, 0, 1)) / 255
+        np.clip(scaled, 0, 1, out=scaled)
+        scaled *= 255
+        np.rint(scaled, out=scaled)
+        scaled /= 255
         return torch.from_numpy(scaled.astype(np.float32)), torch.from_numpy(data)
 
 
