@@ -95,6 +95,7 @@ def train(
         out.mkdir(parents=True, exist_ok=True)
         progress = trainer.progress
         manifest = start_manifest(progress, data, teacher, unlabelled=about_images, **start)
+        description["tile"] = trainer.progress.tile
         save_config(out, description, tile_set.classes, tile_set.palette, tile_set.ignore_index)
     try:
         with ended_by(signal.SIGTERM):  # which batch systems send

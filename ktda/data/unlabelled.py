@@ -67,7 +67,7 @@ def folder_images(tile_set: TileSet) -> list[Path]:
 
 def smallest_tile(tile_set: TileSet, pairs: Sequence[Pair]) -> tuple[int, int]:
     """The (rows, columns) that fit into every tile."""
-    sizes = [_image_size(pair.image, tile_set) for pair in pairs]
+    sizes = [image_size(pair.image, tile_set) for pair in pairs]
     rows, columns = zip(*sizes, strict=True)
     return min(rows), min(columns)
 
@@ -97,7 +97,7 @@ class Unlabelled:
         self._decoded: dict[Path, np.ndarray] = {}
         rows, columns = self.size
         for path in self.images:
-            height, width = _image_size(path, self.tile_set)
+            height, width = image_size(path, self.tile_set)
             places = (height // rows) * (width // columns)
             if not places:
                 cure = f"it is smaller than a tile of {columns}x{rows}; set a smaller crop"
@@ -138,7 +138,7 @@ class Unlabelled:
         return found | {"hash": digest.hexdigest()}
 
 
-def _image_size(path: Path, tile_set: TileSet) -> tuple[int, int]:
+def image_size(path: Path, tile_set: TileSet) -> tuple[int, int]:
     """(height, width) from the header of an image that fits the set."""
     kind = kind_of(path)
     if tile_set.bands:  # which Pillow may not know

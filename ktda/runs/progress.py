@@ -31,6 +31,7 @@ from ktda.runs.checkpoint import (
     save_checkpoint,
 )
 from ktda.scores.evaluate import confusions, save_confusions
+from ktda.scores.large import describe_evaluation, training_tile
 from ktda.scores.metrics import scores
 from ktda.weights.tensors import read_tensors, save_tensors
 
@@ -46,6 +47,7 @@ class Progress:
         sums: of the running epoch's losses.
         statistics: the teacher's channel statistics, one (2, D) tensor per map; empty without.
         averaged: the model of averaged weights; None without.
+        tile: side in pixels of what the model sees in training.
     """
 
     accelerator: Accelerator
@@ -63,8 +65,10 @@ class Progress:
     history: list[dict] = field(default_factory=list)
     statistics: list[Tensor] = field(default_factory=list)
     averaged: AveragedModel | None = None
+    tile: int = 0
 
     def __post_init__(self) -> None:
+        self.tile = training_tile(self.config, self.tile_set, self.splits.train)
         if self.config.ema:
             average = get_ema_multi_avg_fn(self.config.ema)
             self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
@@ -136,6 +140,7 @@ class Progress:
         metrics = {
             "split": tiles.report_name,
             "protocol": self.config.protocol,
+            "evaluation": describe_evaluation(self.tile_set, tiles.report, self._tile_scored),
             "selected_on": tiles.select_name if scored else "nothing: the last weights",
             **reported,
             "splits": results,
@@ -190,7 +195,13 @@ class Progress:
             for buffer in self.scored.buffers():
                 broadcast(buffer)
         rank, world = a.process_index, a.num_processes
-        return confusions(self.scored, self.tile_set, pairs, a.device, rank, world)
+        tile = self._tile_scored
+        return confusions(self.scored, self.tile_set, pairs, a.device, rank, world, tile)
+
+    @property
+    def _tile_scored(self) -> int:
+        """The tile that large images are scored by; the authors score every image whole."""
+        return 0 if self.config.protocol == "paper" else self.tile
 
 
 def _peak_memory() -> int:

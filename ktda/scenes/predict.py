@@ -76,7 +76,7 @@ def check_options(options: Options) -> None:
 
 def tile_of(description: dict[str, Any]) -> int:
     """The tile that a model is best asked with: as in training, in steps of 32 pixels."""
-    return max(32, description.get("tile", TILE) // 32 * 32)
+    return max(32, (description.get("tile") or TILE) // 32 * 32)
 
 
 def predict_scene(

@@ -1,4 +1,4 @@
-"""Evaluate a segmenter on tiles: whole images, one confusion matrix each, scores of their sum."""
+"""Evaluate a segmenter on images: one confusion matrix each, scores of their sum."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ from ktda.data.tiles import Tiles
 from ktda.errors import InputError
 from ktda.files import read_json, replacing
 from ktda.images import model_input
+from ktda.scores.large import describe_evaluation, is_large, predict_by_tiles
 from ktda.scores.metrics import confusion_matrices, scores
 
 # Pixels of one pass: 16 tiles of 64 px, 4 of 128 px, and single images from 182 px on.
@@ -30,6 +31,7 @@ def confusions(
     device: torch.device | str = "cpu",
     rank: int = 0,
     world: int = 1,
+    tile: int = 0,
 ) -> Tensor:
     """Confusion matrix of every image, in the order of the pairs.
 
@@ -40,6 +42,8 @@ def confusions(
             together.
         device: of the model.
         rank, world: this process and how many share the images; every process gets every matrix.
+        tile: side of what the model saw in training; much larger images are scored by such tiles
+            (`ktda.scores.large`), 0: none.
 
     Returns:
         (images, K, K) int64, rows = label.
@@ -54,11 +58,16 @@ def confusions(
     found: list[tuple[int, Tensor]] = []
     for _, batch in itertools.groupby((tiles[index] for index in mine), key=_batch_key()):
         items = list(batch)
-        images = torch.stack([item["image"] for item in items]).to(device)
-        masks = torch.stack([item["mask"] for item in items]).to(device)
-        logits = model(model_input(model, images))
-        predictions = logits.argmax(1)  # (N, K, H, W) -> (N, H, W)
+        images = torch.stack([item["image"] for item in items])
+        masks = torch.stack([item["mask"] for item in items])
         classes, ignore = tile_set.num_classes, tile_set.ignore_index
+        if is_large(masks.shape[1:], tile):
+            maps = [predict_by_tiles(model, image, classes, tile, device) for image in images]
+            predictions = torch.stack(maps).long()  # (N, H, W)
+        else:
+            masks = masks.to(device)
+            logits = model(model_input(model, images.to(device)))
+            predictions = logits.argmax(1)  # (N, K, H, W) -> (N, H, W)
         matrices = confusion_matrices(predictions, masks, classes, ignore)
         found += zip([item["index"] for item in items], matrices, strict=True)
     model.train(training)
@@ -115,12 +124,15 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
     if not pairs:
         raise InputError(f"split {split} of {tile_set.root} holds no tiles")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    matrices = confusions(model.to(device), tile_set, pairs, device)
+    protocol = manifest.get("config", {}).get("protocol")
+    tile = 0 if protocol == "paper" else description.get("tile", 0)
+    matrices = confusions(model.to(device), tile_set, pairs, device, tile=tile)
     return {
         "run": str(run),
         "data": tile_set.name,
         "split": split,
-        "protocol": manifest.get("config", {}).get("protocol"),
+        "protocol": protocol,
+        "evaluation": describe_evaluation(tile_set, pairs, tile),
         "images": len(pairs),
         **scores(matrices.sum(0)),
     }

@@ -77,7 +77,11 @@ def check_model_folder(content: Any, path: Path, constructor: Callable[[str], Ca
         cure = f"this version reads {FORMAT}; load it with the version that wrote it"
         raise InputError(f"{path} has format {content['format']}; {cure}")
     check_fields(content, FIELDS, where)
-    _check_names(content, [*FIELDS, "teacher"], where)  # which model "teacher" alone has
+    # the teacher is of model "teacher" alone, and the tile came later
+    _check_names(content, [*FIELDS, "teacher", "tile"], where)
+    tile = content.get("tile", 0)
+    if type(tile) is not int or not 0 <= tile <= 16_384:
+        raise InputError(f"{where}: tile is {str(tile)[:80]}, expected a side of 0 to 16384 pixels")
     arguments = content["arguments"]
     _check_arguments(content["model"], arguments, constructor, where)
     classes = content["classes"]
