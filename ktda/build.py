@@ -132,12 +132,20 @@ def build(
 def save_config(
     folder: Path, description: dict, classes: list[str], palette: list, ignore_index: int
 ) -> None:
-    """Write ``config.json``: the description of what predicts, with normalisation and classes."""
+    """Write ``config.json``; arguments as `model_config`'s."""
+    content = model_config(description, classes, palette, ignore_index)
+    write_json(folder / "config.json", content)
+
+
+def model_config(
+    description: dict, classes: Sequence[str], palette: Sequence, ignore_index: int = 255
+) -> dict:
+    """What stands in ``config.json``: the description of what predicts, normalisation, classes."""
     arguments = dict(description["arguments"])
     if arguments.pop("fam_path", "through") == "beside":
         arguments["fam"] = False  # see `inference_tensors`
     rgb = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD, "input": "RGB in [0, 1]"}
-    content = {
+    return {
         "format": FORMAT,
         **description,
         "arguments": arguments,
@@ -146,7 +154,6 @@ def save_config(
         "palette": [list(c) for c in palette],
         "ignore_index": ignore_index,
     }
-    write_json(folder / "config.json", content)
 
 
 def inference_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -162,12 +169,22 @@ def load_model(run: Path | str) -> tuple[nn.Module, dict]:
         InputError: the folder holds no finished model, or a damaged or foreign description of one.
     """
     run = Path(run)
-    if not (run / "config.json").is_file() or not (run / "model.safetensors").is_file():
+    paths = run / "config.json", run / "model.safetensors"
+    if not all(path.is_file() for path in paths):
         what = f"{run} holds no trained model (config.json and model.safetensors)"
         raise InputError(f"{what}; train with --out {run}")
-    content = read_json(run / "config.json")
-    check_model_folder(content, run / "config.json", lambda n: _CONSTRUCTORS.get(n, Baseline))
+    return load_files(*paths, str(run))
+
+
+def load_files(config: Path, weights: Path, name: str) -> tuple[nn.Module, dict]:
+    """`load_model` from the paths of the two files; `name` is what an error calls the model."""
+    content = read_json(config)
+    check_content(content, config)
     model = build(content)
-    tensors = read_tensors(run / "model.safetensors")
-    load_strict(model, tensors, f"weights of {run} do not fit this model")
+    load_strict(model, read_tensors(weights), f"weights of {name} do not fit this model")
     return model.eval(), content
+
+
+def check_content(content: dict, path: Path) -> None:
+    """Raise `InputError` unless a ``config.json`` describes a model that can be built."""
+    check_model_folder(content, path, lambda name: _CONSTRUCTORS.get(name, Baseline))

@@ -1,15 +1,18 @@
 """Checkpoints of the authors' implementation, read without it.
 
-The file is opened with ``torch.load(weights_only=True)`` and nothing else. Every size is inferred
-from the tensors; what is not in them (8 FMM heads, pool sizes, neck scales, level of the auxiliary
-head) is the authors' fixed choice. Source of the key layout: the authors' released implementation
-(Apache-2.0) at c4fd705.
+The file is opened with ``torch.load(weights_only=True)`` and nothing else; what their framework
+stores beside the tensors is passed over, its objects by a stand-in without any code. Every size is
+inferred from the tensors; what is not in them (8 FMM heads, pool sizes, neck scales, level of the
+auxiliary head) is the authors' fixed choice. Source of the key layout: the authors' released
+implementation (Apache-2.0) at c4fd705.
 """
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -17,7 +20,7 @@ from ktda.errors import InputError
 from ktda.model import KTDA
 from ktda.neck import AUTHORS_SCALES
 from ktda.teacher import Teacher
-from ktda.weights.tensors import read_tensors
+from ktda.weights.tensors import find_tensors, open_torch
 
 FMM_HEADS = 8
 PATCH = 14
@@ -85,23 +88,55 @@ _PLACEHOLDERS = {
 }
 
 
+class _Inert:
+    """Stands for an object of a library that is not here, and does nothing."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, _: Any) -> None: ...
+
+
+# What a training log of the authors' framework is made of; none of it is read. Its `getattr` would
+# name a method of the log: here it names nothing.
+_LOG = ("mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "numpy.ndarray")
+_LOG += ("numpy.dtype", "numpy.core.multiarray._reconstruct", "numpy.core.multiarray.scalar")
+_LOG += ("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar")
+
+
+def _read(path: Path | str) -> tuple[dict[str, Tensor], dict]:
+    """The tensors, and what the authors' framework noted of the data beside them."""
+    with torch.serialization.safe_globals([(_Inert, name) for name in _LOG]):
+        content = open_torch(path)
+    meta = content.get("meta") if isinstance(content, dict) else None
+    about = meta.get("dataset_meta") if isinstance(meta, dict) else None
+    return find_tensors(content, path), about if isinstance(about, dict) else {}
+
+
 def load_checkpoint(path: Path | str) -> KTDA:
+    """The authors' trained segmenter, teacher dropped; errors as `open_checkpoint`."""
+    return open_checkpoint(path)[0]
+
+
+def open_checkpoint(path: Path | str) -> tuple[KTDA, dict, dict]:
     """The authors' trained segmenter, teacher dropped.
 
     Args:
         path: checkpoint in the authors' layout.
 
     Returns:
-        A model in eval mode: normalised (N, 3, H, W) -> logits (N, K, H, W).
+        A model in eval mode, normalised (N, 3, H, W) -> logits (N, K, H, W); its arguments; and
+        what the file says of the data, with ``classes`` and ``palette`` where it was trained by
+        the authors' framework, else {}.
 
     Raises:
         InputError: unreadable file, an unknown or missing key, or a wrong shape; the key is named.
     """
-    tensors = read_tensors(path)
-    model = KTDA(**infer_sizes(tensors))
+    tensors, about = _read(path)
+    arguments = infer_sizes(tensors)
+    model = KTDA(**arguments)
     theirs = {k: v for k, v in tensors.items() if not k.startswith(TEACHER_PREFIX)}
     model.load_state_dict(_translate(theirs, _SEGMENTER_RULES, model.state_dict(), str(path)))
-    return model.eval()
+    return model.eval(), arguments, about
 
 
 def load_teacher(
@@ -118,7 +153,7 @@ def load_teacher(
     Raises:
         InputError: as `load_checkpoint`.
     """
-    tensors = read_tensors(path)
+    tensors, _ = _read(path)
     held = [k for k in tensors if k.startswith(TEACHER_PREFIX)]
     theirs = {k.removeprefix(TEACHER_PREFIX): tensors[k] for k in held}
     weight = _need(theirs, "patch_embed.projection.weight")

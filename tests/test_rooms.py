@@ -24,9 +24,10 @@ FLOORS = (
     ("student", "teacher", "extractors", "fam", "neck", "adapters", "fmm", "heads", "targets"),
     ("model", "optimisation"),
     ("baselines", "official"),
-    ("build", "warm_start", "objective"),
+    ("build", "trained", "warm_start", "objective"),
     ("scenes",),
     ("scores",),
+    ("share",),
     ("runs",),
     ("loop",),
     ("training",),
@@ -34,7 +35,7 @@ FLOORS = (
     ("__main__",),
 )
 METHOD = ("student", "teacher", "fam", "neck", "fmm", "heads", "losses", "targets", "model", "images")
-EXTRAS = {"rasterio"}  # imported inside functions only, where a raster is read or written
+EXTRAS = {"rasterio", "onnxruntime", "onnxscript"}  # imported inside functions only, where a raster or ONNX is met
 
 
 def modules(package: Path) -> list[Path]:

@@ -14,7 +14,9 @@ import ktda
 from ktda.cli import data as data_commands
 from ktda.cli.predict import predict
 from ktda.cli.settings import settings
+from ktda.cli.share import convert, export
 from ktda.cli.teachers import teachers
+from ktda.cli.text import MODEL
 from ktda.errors import InputError
 from ktda.files import read_json, write_json
 from ktda_lab.commands.grid import grid, status
@@ -35,6 +37,8 @@ app.command(cls=NotebookCommand)(notebook)
 app.command()(report)
 app.command()(show)
 app.command()(predict)
+app.command()(convert)
+app.command()(export)
 
 
 def _version(wanted: bool) -> None:
@@ -104,7 +108,7 @@ def _tell(out: Path, metrics: dict, scored: bool) -> None:
     for part, count in (manifest.get("init_tensors") or {}).items():
         typer.echo(f"{part}: {count['taken']} tensors of {manifest['init']}, {count['anew']} started anew")
     if scored:
-        typer.echo(_summary(metrics, out))
+        typer.echo(_summary(metrics, manifest["data"]["classes"]))
     else:
         typer.echo(f"distilled alone, nothing to score; go on with: --init {out} --init-part encoder")
     typer.echo(f"run folder: {out}")
@@ -135,28 +139,27 @@ def export_encoder(
 
 @app.command()
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Run folder of ktda train.")],
-    data: Annotated[str | None, typer.Option(help="Another data set with the same classes.")] = None,
+    run: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL)],
+    data: Annotated[str | None, typer.Option(help="Another data set with classes of the same names.")] = None,
     split: Annotated[str | None, typer.Option(help="Split to score; the run's reported one by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the scores to this json file.")] = None,
 ) -> None:
-    """Score a finished RUN on a split; prints a table."""
+    """Score a trained MODEL on a split; prints a table."""
     from ktda.scores.evaluate import evaluate_run
 
     result = evaluate_run(run, data, split)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_json(out, result)
-    typer.echo(_summary(result, run))
+    typer.echo(_summary(result, result["classes"]))
 
 
-def _summary(metrics: dict, run: Path) -> str:
+def _summary(metrics: dict, classes: list[str]) -> str:
     """The scores as a small table."""
 
     def percent(value: float | None) -> str:
         return "     -" if value is None else f"{100 * value:6.2f}"
 
-    classes = read_json(run / "config.json", {"classes": list})["classes"]
     how = metrics.get("evaluation", "whole image")  # as all were, before it was written down
     about = f"(percent; {metrics['split']}, protocol {metrics['protocol']}, {how})"
     lines = [f"{'class':16} {'IoU':>6} {'F1':>6} {'prec.':>6} {'recall':>6}   {about}"]

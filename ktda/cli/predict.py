@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from ktda.cli.text import numbers
+from ktda.cli.text import MODEL, numbers
 from ktda.errors import InputError
 
 
 def predict(
-    model: Annotated[Path, typer.Argument(help="Run folder of ktda train.")],
+    model: Annotated[str, typer.Argument(help=MODEL)],
     inputs: Annotated[list[Path], typer.Argument(help="Rasters or images of any size, or folders of them.")],
     out: Annotated[Path, typer.Option(help="Folder of the maps; each takes its scene's name.")],
     tile: Annotated[
@@ -35,13 +35,13 @@ def predict(
     fill = _fill(nodata)
     import torch
 
-    from ktda.build import load_model
     from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene
+    from ktda.trained import open_model
 
     options = Options(tile, overlap, chosen, stretch, fill, confidence, precision)
     check_options(options)
     scenes = find_scenes(inputs)
-    loaded, description = load_model(model)
+    loaded, description = open_model(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for scene in scenes:
         done = predict_scene(loaded.to(device), description, scene, out, options, device, typer.echo)

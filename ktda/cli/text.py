@@ -1,9 +1,11 @@
-"""What commands share: numbers as they are typed, tables as they are printed."""
+"""What commands share: names of models, numbers as they are typed, tables as they are printed."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ktda.errors import InputError
+
+MODEL = "Run folder of ktda train, model folder, hub id OWNER/NAME[@REVISION], or checkpoint of the authors (.pth)."
 
 
 def numbers(option: str, text: str | None, kind: Callable[[str], Any] = float) -> tuple:

@@ -1,6 +1,7 @@
 """Evaluate a segmenter on images: one confusion matrix each, scores of their sum."""
 
 import itertools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ktda.build import load_model
 from ktda.data.folder import Pair, TileSet, open_data
 from ktda.data.tiles import Tiles
 from ktda.errors import InputError
@@ -18,6 +18,7 @@ from ktda.files import read_json, replacing
 from ktda.images import model_input
 from ktda.scores.large import describe_evaluation, is_large, predict_by_tiles
 from ktda.scores.metrics import confusion_matrices, scores
+from ktda.trained import open_model
 
 # Pixels of one pass: 16 tiles of 64 px, 4 of 128 px, and single images from 182 px on.
 BATCH_PIXELS = 2**16
@@ -89,22 +90,22 @@ def _batch_key() -> Callable[[dict], tuple]:
 
 
 def evaluate_run(run: Path | str, data: str | None = None, split: str | None = None) -> dict:
-    """Score a finished run on a split.
+    """Score a trained model on a split.
 
     Args:
-        run: run folder.
-        data: data set; None takes the run's own.
+        run: run folder, or another name that `open_model` takes.
+        data: data set; None takes the run's own. Classes go together by their names.
         split: None takes the split that the run reports.
 
     Returns:
-        Scores as in ``metrics.json``, with ``run``, ``data``, ``split``, ``protocol``, ``images``.
+        Scores as in ``metrics.json``, in the model's order of ``classes``, with ``run``, ``data``,
+        ``split``, ``protocol``, ``evaluation``, ``images``.
 
     Raises:
-        InputError: no finished run, no such split, or classes that differ from the model's.
+        InputError: no trained model, no such split, or classes that differ from the model's.
     """
-    run = Path(run)
-    model, description = load_model(run)
-    path = run / "manifest.json"
+    model, description = open_model(run)
+    path = Path(run) / "manifest.json"
     needs = {"config.protocol": str, "data.source": str, "data.reported": str}
     manifest = read_json(path, needs) if path.is_file() else {}
     own = manifest.get("data", {})
@@ -112,9 +113,7 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
         raise InputError(f"{run} has no manifest that names its data; give --data")
     tile_set = open_data(data or own["source"])
     classes = description["classes"]
-    if tile_set.num_classes != len(classes):
-        known = f"{len(classes)} classes ({', '.join(classes)})"
-        raise InputError(f"the model knows {known}, {tile_set.name} has {tile_set.num_classes}")
+    order = match_classes(classes, tile_set)
     bands = description["normalisation"].get("of", 3)
     if tile_set.num_bands != bands:
         found = f"{tile_set.name} has {tile_set.num_bands}"
@@ -134,8 +133,35 @@ def evaluate_run(run: Path | str, data: str | None = None, split: str | None = N
         "protocol": protocol,
         "evaluation": describe_evaluation(tile_set, pairs, tile),
         "images": len(pairs),
-        **scores(matrices.sum(0)),
+        "classes": list(tile_set.classes) if is_unnamed(classes) else classes,
+        **scores(matrices.sum(0)[order]),  # rows are labels in the set's order
     }
+
+
+def match_classes(classes: Sequence[str], tile_set: TileSet) -> list[int]:
+    """For each class of a model its place in a data set: by name, whatever the case.
+
+    Where one of the two has numbers for names, by place.
+
+    Raises:
+        InputError: another number of classes, or names that only one of the two has.
+    """
+    known, there = (
+        [" ".join(re.split(r"[\s_-]+", name.casefold())) for name in names]
+        for names in (classes, tile_set.classes)
+    )
+    if len(known) == len(there) and (is_unnamed(known) or is_unnamed(there) or known == there):
+        return list(range(len(known)))
+    if sorted(known) != sorted(set(there)):
+        trained = f"the model knows {len(classes)} classes ({', '.join(classes)})"
+        has = f"{tile_set.name} has {tile_set.num_classes} ({', '.join(tile_set.classes)})"
+        raise InputError(f"{trained}, {has}; they go together by name")
+    return [there.index(name) for name in known]
+
+
+def is_unnamed(classes: Sequence[str]) -> bool:
+    """Whether classes are called 0, 1, ..., as where nobody named them."""
+    return list(classes) == [str(index) for index in range(len(classes))]
 
 
 def save_confusions(path: Path, matrices: dict[str, Tensor], stems: dict[str, list[str]]) -> None:

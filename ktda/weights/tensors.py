@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -43,21 +44,35 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
         InputError: no such file, not readable as one of the two, or not what was written.
     """
     path = Path(path)
+    if path.suffix != ".safetensors":
+        return find_tensors(open_torch(path), path)
+    _check_is_file(path)
+    metadata = read_metadata(path)
+    tensors = load_file(path)
+    if metadata.pop(HASH, None) not in (None, _digest(tensors, metadata)):
+        cure = "copy it anew, or write it again"
+        raise InputError(f"{path} is damaged: it is not what its SHA-256 was taken of; {cure}")
+    return tensors
+
+
+def _check_is_file(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"no weights file at {path}")
-    if path.suffix == ".safetensors":
-        metadata = read_metadata(path)
-        tensors = load_file(path)
-        if metadata.pop(HASH, None) not in (None, _digest(tensors, metadata)):
-            cure = "copy it anew, or write it again"
-            raise InputError(f"{path} is damaged: it is not what its SHA-256 was taken of; {cure}")
-        return tensors
+
+
+def open_torch(path: Path | str) -> Any:
+    """All that a PyTorch file holds, opened with ``weights_only=True``; errors as `read_tensors`."""
+    _check_is_file(Path(path))
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not its own
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         message = f"{path} does not open with torch.load(weights_only=True): {reason}"
         raise InputError(message) from error
+
+
+def find_tensors(content: Any, path: Path | str) -> dict[str, Tensor]:
+    """The tensors in what a PyTorch file holds; `path` is named where there are none."""
     for key in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
