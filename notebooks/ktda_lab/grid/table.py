@@ -14,7 +14,7 @@ from ktda.errors import InputError, suggest_name
 from ktda.schema import Strict, parse
 from ktda.yaml_files import read_yaml
 
-MAX_OVERRIDES = 4
+MAX_OVERRIDES = 5
 
 
 def _different_seeds(given: int | tuple[int, ...]) -> tuple[int, ...]:
@@ -66,6 +66,9 @@ class _Keys(Strict):
         {}, description="a mapping of settings"
     )
     rows: tuple[Any, ...] = Field(min_length=1, description="a list of rows")
+    contrasts: tuple[tuple[_Text, _Text, _Text], ...] = Field(
+        (), description="a list of [row, rival, what a difference above zero says], the most important first"
+    )
 
 
 class Table(_Keys):
@@ -132,6 +135,10 @@ def _check(table: Table) -> None:
     if table.baseline not in names:
         raise InputError(f"baseline {table.baseline!r} is no row; {suggest_name(table.baseline, names)}")
     baseline = table.rows[names.index(table.baseline)]
+    for row, rival, _ in table.contrasts:
+        unknown = next((name for name in (row, rival) if name not in names), None)
+        if unknown or row == rival:
+            raise InputError(f"contrast of {row} and {rival}; expected two different rows of the table")
     for number, row in enumerate(table.rows):
         if row.init and row.init not in names[:number]:
             raise InputError(f"row {row.name}: init={row.init!r} is no row above it")
