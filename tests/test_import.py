@@ -523,3 +523,19 @@ def test_dubai_comes_in_by_its_own_tiles(tmp_path):
         np.testing.assert_array_equal(mask, whole[int(top) : int(top) + 256, int(left) : int(left) + 256])
     assert [len({tile_set.scene_of(p.stem) for p in tile_set.pairs(s)}) for s in tile_set.splits()] == [1, 1, 1]
     assert tile_set.classes[:2] == ("building", "land")
+
+
+def test_reduced_images_are_means_and_masks_nearest(tmp_path):
+    source = tmp_path / "source"
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 20, 28)).astype(np.uint8)
+    mask = np.kron(labels(0, size=(14, 10)), np.ones((2, 2))).astype(np.uint8)
+    for i in range(3):
+        put_raster(source / f"images/t{i}.tif", pixels)
+        put_mask(source / f"masks/t{i}.png", mask)
+    (source / "dataset.yaml").write_text(THREE)
+    tile_set = bring(source, "--reduce", 2)
+    image, found = tile_set.read(tile_set.pairs("train")[0])
+    means = pixels.reshape(3, 10, 2, 14, 2).mean((2, 4))
+    assert np.abs(np.asarray(image).astype(float).transpose(2, 0, 1) - means).max() <= 0.5
+    assert np.array_equal(np.asarray(found), mask[::2, ::2])
+    assert yaml.safe_load((tile_set.root / "dataset.yaml").read_text())["source"]["reduce"] == 2

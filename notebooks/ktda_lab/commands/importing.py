@@ -26,6 +26,9 @@ def import_(
     ] = "",
     tile: Annotated[int, typer.Option(min=0, help="Side of the tiles to cut, in pixels; 0: whole images.")] = 0,
     overlap: Annotated[float, typer.Option(min=0, max=0.9, help="Share of a tile that the next one has too.")] = 0.0,
+    reduce: Annotated[
+        int, typer.Option(min=1, max=64, help="Make so many pixels a side one: the mean of images, nearest of masks.")
+    ] = 1,
     min_labelled: Annotated[float, typer.Option(min=0, max=1, help="Least share of a tile that has a class.")] = 0.0,
     scene: Annotated[
         str | None,
@@ -54,6 +57,7 @@ def import_(
         stretch=read.stretch(stretch),
         tile=tile,
         overlap=overlap,
+        reduce=reduce,
         min_labelled=min_labelled,
         block=block,
         shares=read.shares(split),

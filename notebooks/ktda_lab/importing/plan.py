@@ -57,12 +57,13 @@ def make_plan(wishes: Wishes) -> Plan:
     """
     pairs, left_out = find_pairs(wishes.source)
     looks = []
+    factor = wishes.reduce
     images, sizes, channels = Counter(), Counter(), Counter()
     for pair in tqdm(pairs, desc="reading masks", disable=None, leave=False):
         try:
             check_whole(pair.image)
             check_whole(pair.mask)
-            with open_raster(pair.image) as image, open_raster(pair.mask) as mask:
+            with open_raster(pair.image, factor, mean=True) as image, open_raster(pair.mask, factor) as mask:
                 _check_fit(image, mask)
                 windows = list(cut(*image.size, wishes))
                 counts = [_count(read_labels(mask, window)) for _, _, window in windows]

@@ -38,6 +38,8 @@ class Raster:
         colours: (256, 3) uint8, the colour of each index of a palette, or None.
         lossy: whether the compression changes values.
         place: reference system and transform, or None.
+        reduce: so many pixels a side are read as one: their mean, or the middle one's.
+        mean: which of the two.
     """
 
     path: Path
@@ -46,10 +48,12 @@ class Raster:
     colours: np.ndarray | None
     lossy: bool
     place: tuple | None
+    reduce: int
+    mean: bool
 
     @property
     def size(self) -> tuple[int, int]:
-        return self.file.height, self.file.width
+        return self.file.height // self.reduce, self.file.width // self.reduce
 
     @property
     def dtype(self) -> str:
@@ -57,10 +61,15 @@ class Raster:
 
     def read(self, window: Window, bands: list[int]) -> tuple[np.ndarray, np.ndarray]:
         """Bands (counted from 1) of a window as (B, H, W), and (H, W) how opaque it is there, 0 for empty."""
-        top, left, height, width = window
+        from rasterio.enums import Resampling  # an extra
+
+        top, left, height, width = (self.reduce * number for number in window)
         part = ((top, top + height), (left, left + width))
+        shape = window[2:]
+        how = Resampling.average if self.mean else Resampling.nearest
         try:
-            return self.file.read(bands, window=part), self.file.dataset_mask(window=part)
+            pixels = self.file.read(bands, window=part, out_shape=(len(bands), *shape), resampling=how)
+            return pixels, self.file.dataset_mask(window=part, out_shape=shape)
         except Exception as error:  # on damaged files GDAL raises whatever its drivers raise
             raise _unreadable(self.path, error) from error
 
@@ -86,8 +95,12 @@ def check_whole(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_raster(path: Path) -> Iterator[Raster]:
+def open_raster(path: Path, reduce: int = 1, mean: bool = False) -> Iterator[Raster]:
     """Open a file for reading.
+
+    Args:
+        path: of the file.
+        reduce, mean: see `Raster`; indices of a palette have no mean.
 
     Raises:
         Unfit: damaged, or of complex numbers or several types.
@@ -111,4 +124,5 @@ def open_raster(path: Path) -> Iterator[Raster]:
         bands = file.count - (file.count > 1 and kinds[-1] == "alpha")
         colours = table and np.array([table.get(i, (0, 0, 0))[:3] for i in range(256)], np.uint8)
         lossy = "JPEG" in (file.driver, str(file.profile.get("compress")).upper())
-        yield Raster(path, file, bands, colours, lossy, (file.crs, *file.transform) if file.crs else None)
+        place = (file.crs, *file.transform) if file.crs else None
+        yield Raster(path, file, bands, colours, lossy, place, reduce, mean and colours is None)

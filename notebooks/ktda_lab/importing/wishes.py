@@ -22,6 +22,7 @@ class Wishes:
             bytes as they are and takes percentiles of anything else.
         tile, overlap: side of square tiles in pixels (0: whole images), and the share of it that
             neighbours have in common.
+        reduce: so many pixels a side become one.
         min_labelled: least share of a tile's pixels that has a class.
         block: split within images, by blocks of so many tiles a side; 0 splits by whole scenes.
         shares: of train, val and test, to draw by scene; empty keeps the splits of the folders.
@@ -34,6 +35,7 @@ class Wishes:
     stretch: str | tuple[float, ...] | None = None
     tile: int = 0
     overlap: float = 0.0
+    reduce: int = 1
     min_labelled: float = 0.0
     block: int = 0
     shares: tuple[float, ...] = ()

@@ -45,6 +45,7 @@ def write(plan: Plan, out: Path, command: str) -> None:
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as beside:
         root = Path(beside) / "content"
         ends = _stretch(plan)
+        factor = plan.wishes.reduce
         shown: dict[str, list] = {}
         for split, tiles in plan.tiles.items():
             for kind in ("img_dir", "ann_dir"):
@@ -53,7 +54,7 @@ def write(plan: Plan, out: Path, command: str) -> None:
             shown[split] = []
             # one pair after the other, open once: a JPEG is decoded from its first row on
             for pair, group in groupby(tqdm(tiles, desc=split, disable=None, leave=False), lambda tile: tile.pair):
-                with open_raster(pair.image) as image, open_raster(pair.mask) as mask:
+                with open_raster(pair.image, factor, mean=True) as image, open_raster(pair.mask, factor) as mask:
                     for tile in group:
                         pixels, empty = _read(image, tile.window, plan)
                         indices = plan.labels.decode(read_labels(mask, tile.window), mask.colours)
@@ -88,7 +89,7 @@ def _stretch(plan: Plan) -> np.ndarray | None:
     tiles = plan.tiles.get("train") or [tile for tiles in plan.tiles.values() for tile in tiles]
     samples = []
     for pair, group in groupby(tqdm(tiles, desc="stretch", disable=None, leave=False), lambda tile: tile.pair):
-        with open_raster(pair.image) as image:
+        with open_raster(pair.image, plan.wishes.reduce, mean=True) as image:
             for tile in group:
                 pixels, empty = _read(image, tile.window, plan)
                 pixels = pixels[:, ~empty].astype(np.float32)  # (B, H, W) -> (B, pixels)
@@ -111,7 +112,7 @@ def _write_image(path: Path, image: Raster, window: Window, pixels: np.ndarray, 
         shares = np.nan_to_num((pixels - low) / (high - low), posinf=0, neginf=0)
         pixels = (shares.clip(0, 1) * 255).round().astype(np.uint8)
     picture = Image.fromarray(np.ascontiguousarray(pixels[:3].transpose(1, 2, 0)))  # (B, H, W) -> (H, W, 3)
-    same = len(pixels) == image.file.count == 3 and ends is None and window == (0, 0, *image.size)
+    same = len(pixels) == image.file.count == 3 and ends is None and window == (0, 0, *image.file.shape)
     if same and image.file.driver == "JPEG":  # to decode and code it again would blur it again
         shutil.copyfile(image.path, f"{path}.jpg")
     elif len(pixels) == 3:
@@ -149,6 +150,8 @@ def _spec(plan: Plan, ends: np.ndarray | None, command: str) -> dict:
     if plan.channels > 3:
         spec |= {"bands": plan.channels, "rgb": [1, 2, 3]}
     spec["source"] = {"folder": str(plan.wishes.source), "command": command, "date": now(), "masks": labels.note}
+    if plan.wishes.reduce > 1:
+        spec["source"]["reduce"] = plan.wishes.reduce
     if plan.wishes.bands:
         spec["source"]["bands"] = list(plan.wishes.bands)
     if ends is not None:
