@@ -82,14 +82,14 @@ def test_train_and_evaluate(ktda_, tiny_set: Path, tmp_path: Path, finished_run:
     assert results_of(Path("my/run")) == results_of(finished_run)  # the same as from Python
     metrics = json.loads(Path("my/run/metrics.json").read_text())
     assert f"mIoU {100 * metrics['miou']:.2f}" in done.out
-    assert "(percent; test, protocol honest)" in done.out
+    assert "(percent; test, protocol honest, whole image)" in done.out
     assert done.out.splitlines()[-2:] == ["run folder: my/run", "pictures: my/run/figures"]
 
     scored = ktda_("evaluate", "my/run", "--split", "val", "--out", "new/val.json")
     assert (scored.code, scored.err) == (0, "")
     content = json.loads(Path("new/val.json").read_text())
     assert content["confusion_matrix"] == metrics["splits"]["val"]["confusion_matrix"]
-    assert "(percent; val, protocol honest)" in scored.out
+    assert "(percent; val, protocol honest, whole image)" in scored.out
 
     shutil.rmtree("my/run/figures")  # drawn anew
     before = content_of(Path("my/run"))
