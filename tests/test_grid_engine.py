@@ -365,3 +365,42 @@ def test_a_run_of_changed_code_is_refused_before_it_costs_anything(tmp_path: Pat
     assert "the package's code has changed since the grid was started" in (out / RUNS / f"{runs[0].id}.log").read_text()
     assert state(runs[0], out / RUNS) == "failed"
     assert not (tmp_path / "started").exists()  # no kernel was
+
+
+def test_a_row_goes_on_from_the_run_of_another_of_its_data_and_seed(ktda_, tmp_path: Path, tiny_set: Path) -> None:
+    """Trained without notebooks, in a pool: the start comes first, its encoder is taken over, results say so."""
+    path = write_table(tmp_path / "t.yaml", tiny_set, {"start": {"segmentation_weight": 0.0}}, "seeds: [1, 0]", steps=2)
+    path.write_text(path.read_text() + "  - {name: more, group: tests, init: start, init_part: encoder}\n")
+    runs = plan_runs(read_table(path), hash_data([str(tiny_set)], make=False))
+    more, start = runs[-1], plan.start_of(runs[-1], runs)
+    assert (start.row, start.seed, more.seed, plan.start_of(start, runs)) == ("start", 0, 0, None)
+    assert len({run.id for run in runs}) == 6  # more has full's settings, but another start
+
+    done = ktda_("grid", "t.yaml", "--bare", "--only", "more", "--only", "start", "--jobs", 2)
+    assert done.code == 0, (done.err, [log.read_text() for log in tmp_path.glob("runs/t/runs/*.log")])
+    out = tmp_path / "runs" / "t"
+    results = read_results(out)
+    lines = results[results["row"] == "more"]
+    assert lines["seed"].tolist() == [1, 0]
+    assert all(text.startswith("init=start init_part=encoder ") for text in lines["overrides"])
+    manifest = json.loads((out / RUNS / more.id / "manifest.json").read_text())
+    assert Path(manifest["init"]).name == start.id
+    assert manifest["init_tensors"]["student.encoder"]["anew"] == 0
+    assert not list((out / RUNS).glob("*.ipynb"))
+
+
+def test_a_run_whose_start_failed_is_not_made(ktda_, tmp_path: Path, tiny_set: Path) -> None:
+    path = write_table(tmp_path / "t.yaml", tiny_set, {"start": {"student_weights": "missing.safetensors"}}, steps=2)
+    path.write_text(path.read_text() + "  - {name: more, group: tests, init: start}\n")
+    done = ktda_("grid", "t.yaml", "--bare", "--only", "more", "--only", "start")
+    assert done.code == 1
+    more = read_plan(tmp_path / "runs" / "t")[1][-1]
+    log = (tmp_path / "runs" / "t" / RUNS / f"{more.id}.log").read_text()
+    assert "whose weights this run starts from, has not finished" in log
+    assert "Traceback" not in log
+
+
+def test_retries_and_bare_do_not_go_together(ktda_, tmp_path: Path, tiny_set: Path) -> None:
+    write_table(tmp_path / "t.yaml", tiny_set, {"no_fmm": {"fmm": "none"}})
+    done = ktda_("grid", "t.yaml", "--bare", "--retries", 1)
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err

@@ -88,7 +88,7 @@ def test_dose_draws_a_line_per_model_over_scenes():
     assert heights == [pytest.approx([25, 45]), pytest.approx([30, 55])]
 
 
-@pytest.mark.parametrize("name", ["gates", "tuning", "rates", "study", "dose", "noise"])
+@pytest.mark.parametrize("name", ["gates", "tuning", "rates", "study", "dose", "noise", "noise_plain", "knowledge", "label_dose"])
 def test_the_tables_of_the_laboratory_are_sound(name: str):
     assert read_table(ROOT / "notebooks" / f"{name}.yaml").data == ("lab_grass", "lab_cloud")
     assert f"[{name}.yaml]({name}.yaml)" in (ROOT / "notebooks" / "README.md").read_text()
