@@ -8,7 +8,7 @@ bit-identical on a CPU to one that was not interrupted.
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -25,7 +25,7 @@ from ktda.data.tiles import Tiles
 from ktda.data.transforms import Augment
 from ktda.data.unlabelled import Unlabelled
 from ktda.objective import Objective
-from ktda.optimisation import freeze, learning_rate, parameter_groups
+from ktda.optimisation import arrange, freeze, learning_rate, parameter_groups
 from ktda.runs.progress import Progress
 from ktda.runs.watch import Watch
 from ktda.seeding import derive_seed, training_seed
@@ -63,8 +63,10 @@ class Trainer:
             seen = teacher_bands(tile_set)
             self.targets = Targets(teacher, config.standardise, config.teacher_images, keep, seen)
         self.frozen = freeze(model, config)
+        arrange(model, config)
         groups = parameter_groups(model, config.weight_decay, config.encoder_rate)
-        optimiser = torch.optim.AdamW(groups, lr=config.learning_rate)
+        fused = accelerator.device.type == "cuda" or None  # None: as PyTorch chooses
+        optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, fused=fused)
         self.model, self.optimiser = accelerator.prepare(model, optimiser)
         self.objective = Objective(accelerator, config, self.ignore_index, self.targets)
         crop = config.crop or None
@@ -99,28 +101,17 @@ class Trainer:
         progress = self.progress
         if resume:
             progress.load()
-        self._measure_teacher()
+        self.measure_teacher()
         stream = self.stream()
-        loader = DataLoader(
-            self.tiles, batch_sampler=stream, num_workers=config.workers, collate_fn=collate
-        )
         begun = time.perf_counter() - progress.seconds
         checkpoint_due = False
-        batches = iter(loader)
+        batches = self.batches(stream)
         with Watch(progress) as watch:
             while progress.batch < stream.batches:
                 together = list(itertools.islice(batches, config.accumulate))  # of one step
-                shares = self._shares([batch["mask"] for batch in together])
+                shares = self.shares([batch["mask"] for batch in together])
                 for batch, share in zip(together, shares, strict=True):
-                    self._set_modes()
-                    self._seed_dropout()
-                    self._set_rate()
-                    with self.accelerator.accumulate(self.model):
-                        terms = self.objective(self.model, batch["image"], batch["mask"], share)
-                        self.accelerator.backward(sum(terms.values()))
-                        self.optimiser.step()  # Accelerate lets it act on the last of a step only
-                        self.optimiser.zero_grad()
-                    progress.add(terms)  # and counts the batch
+                    terms = self.train(batch, share)
                     progress.seconds = time.perf_counter() - begun
                     if self._end_epoch(stream):
                         checkpoint_due = True
@@ -133,7 +124,28 @@ class Trainer:
                     progress.save()
                     checkpoint_due = False
 
-    def _measure_teacher(self) -> None:
+    def batches(self, stream: BatchStream) -> Iterator[dict[str, Tensor]]:
+        """Tiles of a stream, decoded, changed and put together."""
+        how = {"num_workers": self.config.workers, "collate_fn": collate}
+        return iter(DataLoader(self.tiles, batch_sampler=stream, **how))
+
+    def train(self, batch: dict[str, Tensor], share: float | Tensor = 1.0) -> dict[str, Tensor]:
+        """One batch forth and back, and a step where it is the last of one; its loss terms.
+
+        Arguments as `Objective`'s.
+        """
+        self._set_modes()
+        self._seed_dropout()
+        self._set_rate()
+        with self.accelerator.accumulate(self.model):
+            terms = self.objective(self.model, batch["image"], batch["mask"], share)
+            self.accelerator.backward(sum(terms.values()))
+            self.optimiser.step()  # Accelerate lets it act on the last of a step only
+            self.optimiser.zero_grad()
+        self.progress.add(terms)  # and counts the batch
+        return terms
+
+    def measure_teacher(self) -> None:
         """The teacher's channel statistics: the checkpoint's, or over the labelled tiles."""
         if self.targets is None:
             return
@@ -142,7 +154,7 @@ class Trainer:
         self.targets.measure(images, self.accelerator.device)
         self.progress.statistics = self.targets.statistics
 
-    def _shares(self, masks: list[Tensor]) -> Sequence[float | Tensor]:
+    def shares(self, masks: list[Tensor]) -> Sequence[float | Tensor]:
         """How many pixels count in each batch of a step, over the mean of all its batches.
 
         The mean is over all processes, so that a pixel weighs the same in whatever batch it is.

@@ -52,6 +52,8 @@ class Objective:
         second_pass = config.student_passes == 2 and self.targets is not None
         bare = self.accelerator.unwrap_model(model)
         normalised = model_input(bare, images.to(device, non_blocking=True))
+        if config.channels_last:
+            normalised = normalised.to(memory_format=torch.channels_last)
         if config.segmentation_weight:
             out = model(normalised, outputs=True, second_pass=second_pass)
             weight = config.segmentation_weight * share

@@ -1,6 +1,12 @@
-"""What is trained, and at which rate: the authors' parameter groups of AdamW and their schedule."""
+"""What is trained, what its blocks keep, and at which rate: the authors' AdamW and schedule."""
 
+import functools
+
+import torch
+from timm.models.convnext import ConvNeXtBlock
+from timm.models.vision_transformer import Block
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ktda.config import Config
 from ktda.errors import InputError
@@ -27,6 +33,23 @@ def freeze(model: nn.Module, config: Config) -> list[nn.Module]:
     if holder is None:
         raise InputError("student_frozen=true, but model=teacher has no student")
     return [holder.encoder.requires_grad_(False)]
+
+
+def arrange(model: nn.Module, config: Config) -> None:
+    """Let a model run as the settings want, in place; names and values of its tensors stay.
+
+    With ``checkpoint_activations``, transformer and ConvNeXt blocks keep their input only. None
+    of them holds a BatchNorm, which would count a batch twice.
+    """
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    if config.checkpoint_activations:
+        for block in model.modules():
+            if isinstance(block, (Block, ConvNeXtBlock)):
+                block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    if config.compile:
+        for part in model.children():
+            part.compile()
 
 
 def is_exempt_from_decay(name: str) -> bool:

@@ -164,6 +164,12 @@ class Config(Strict):
     poly_power: float = _setting(0.9, "power of the polynomial decay", 0, 100)
     poly_begin: int = _setting(1_150, "step at which the decay begins", 0, _LONGEST)
     precision: Literal["fp32", "bf16", "fp16"] = _setting("fp32", "arithmetic of the forward pass")
+    tf32: bool = _setting(False, "TF32 in the matrix products of an NVIDIA GPU, if precision=fp32", added=True)
+    channels_last: bool = _setting(False, "images and maps in memory with their channels last", added=True)
+    compile: bool = _setting(False, "torch.compile each part of the model: minutes at the start, then faster steps", added=True)
+    checkpoint_activations: bool = _setting(
+        False, "blocks of FMM and ConvNeXt compute again what they would keep: less memory, more time", added=True
+    )
     evaluate_epochs: int = _setting(1, "epochs between evaluations", 1, 1_000_000)
     checkpoint_steps: int = _setting(0, "steps between checkpoints besides those at evaluations, 0: none", 0, _LONGEST)
     log_with: Literal[

@@ -71,7 +71,7 @@ def train(
     splits = _choose(tile_set, config)
     images, about_images = _find_unlabelled(tile_set, splits, config, unlabelled, before)
 
-    accelerator = _accelerator(config, out)
+    accelerator = make_accelerator(config, out)
     teacher = make_teacher(config) if config.model in ("ktda", "teacher") else None
     # the frozen teacher with a decoder sees what a teacher sees
     bands = tile_set.rgb or () if config.model == "teacher" else config.bands
@@ -158,7 +158,8 @@ def _find_unlabelled(
     return images, about
 
 
-def _accelerator(config: Config, out: Path) -> Accelerator:
+def make_accelerator(config: Config, out: Path) -> Accelerator:
+    """Device, precision, accumulation and trackers of a run."""
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision=fp16 needs a GPU; use bf16 or fp32 on this machine")
     log_with = None if config.log_with == "none" else config.log_with
@@ -167,6 +168,7 @@ def _accelerator(config: Config, out: Path) -> Accelerator:
     # Accelerate's settings are global to the process, and a second run in it may want others.
     AcceleratorState._reset_state()
     GradientState._reset_state()
+    torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
     precision = "no" if config.precision == "fp32" else config.precision
     return Accelerator(
         mixed_precision=precision,

@@ -57,7 +57,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 def test_the_commands_are_the_documented_ones() -> None:
     documented = {(), ("train",), ("settings",), ("teachers",), ("evaluate",), ("notebook",), ("report",), ("data",)}
     documented |= {("grid",), ("status",), ("show",), ("predict",), ("export-encoder",), ("convert",), ("export",)}
-    documented |= {("data", name) for name in ("list", "fetch", "check", "make", "import")}
+    documented |= {("data", name) for name in ("list", "fetch", "check", "make", "import")} | {("benchmark",)}
     assert set(COMMANDS) == documented
 
 

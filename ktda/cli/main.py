@@ -19,6 +19,7 @@ from ktda.cli.teachers import teachers
 from ktda.cli.text import MODEL
 from ktda.errors import InputError
 from ktda.files import read_json, write_json
+from ktda_lab.commands.benchmark import benchmark
 from ktda_lab.commands.grid import grid, status
 from ktda_lab.commands.notebook import NotebookCommand, notebook, report
 from ktda_lab.commands.show import can_draw, show
@@ -36,6 +37,7 @@ app.command()(status)
 app.command(cls=NotebookCommand)(notebook)
 app.command()(report)
 app.command()(show)
+app.command()(benchmark)
 app.command()(predict)
 app.command()(convert)
 app.command()(export)

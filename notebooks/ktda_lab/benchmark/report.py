@@ -1,0 +1,124 @@
+"""The measurement as a whole: what ran where, its tables, and its json."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from ktda.cli.text import columns
+from ktda.errors import InputError
+from ktda.files import now
+from ktda.runs.record import commit, machine, versions
+from ktda_lab.benchmark.forms import FORMS, PLAIN, Wish, fast, settings
+from ktda_lab.benchmark.scenes import time_scenes
+from ktda_lab.benchmark.steps import PARTS, measure_memory, time_steps
+
+WHAT = ("step", "predict", "memory", "all")
+USUAL = [name for name in FORMS if "compiled" not in name] + list(PLAIN)
+BASE = "as released"
+
+
+def measure(
+    what: str, wish: Wish, names: Sequence[str], seconds: float, repeats: int, tell: Callable[[str], None]
+) -> dict[str, Any]:
+    """What was asked for, with all that says where the numbers come from.
+
+    Raises:
+        InputError: an unknown form, or a device that is not there.
+    """
+    for name in names:
+        if name not in FORMS and name not in PLAIN:
+            raise InputError(f"unknown form {name!r}; expected some of: {'; '.join([*FORMS, *PLAIN])}")
+    if wish.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda, but PyTorch finds no GPU; use --device cpu")
+    names = list(names) or USUAL
+    content: dict[str, Any] = {
+        "start": now(),
+        "machine": machine(torch.device(wish.device)) | {"threads": torch.get_num_threads()},
+        "versions": versions(),
+        **commit(),
+        "measured": wish._asdict(),
+        "fast": fast(wish.device),
+        "weights": "random",
+        "forms": {name: FORMS.get(name, {}) for name in names},
+        "config_hashes": {name: settings(PLAIN.get(name, name), wish).config_hash for name in names},
+    }
+    if what in ("step", "all"):
+        content["step"] = time_steps(names, wish, seconds, repeats, tell)
+    if what in ("memory", "all"):
+        content["memory"] = measure_memory([name for name in names if name not in PLAIN], wish, tell)
+    if what in ("predict", "all"):
+        content["predict"] = time_scenes(wish, seconds, repeats, tell)
+    return content | {"end": now()}
+
+
+def tables(content: Mapping[str, Any]) -> str:
+    """The measurement in words and columns."""
+    about = content["measured"]
+    first = f"{content['machine']['name']} ({about['device']}), torch {content['versions']['torch']}, "
+    first += f"{content['machine']['threads']} threads; preset {about['preset']}, "
+    first += f"{about['batch']} tiles of {about['size']} px; random weights; fast: "
+    parts = [first + ", ".join(f"{key}={value}" for key, value in content["fast"].items())]
+    if "step" in content:
+        parts += [_steps(content["step"]), _apart(content["step"])]
+    if "memory" in content:
+        parts.append(_memory(content["memory"]))
+    if "predict" in content:
+        parts.append(_scenes(content["predict"]))
+    return "\n\n".join(parts)
+
+
+def _steps(step: Mapping[str, Any]) -> str:
+    rows = [("training step", "ms", "from", "to", "turns", "times as fast as released")]
+    base = _median(step.get(BASE, {}))
+    for name, found in step.items():
+        if "failed" in found:
+            rows.append((name, "failed: " + found["failed"], "", "", "", ""))
+            continue
+        milliseconds = [f"{1e3 * found['seconds'][key]:.1f}" for key in ("median", "least", "most")]
+        ratio = f"{base / _median(found):.2f}" if base else "-"
+        rows.append((name, *milliseconds, str(found["turns"]), ratio))
+    lines = [columns(rows)]
+    ours, plain = (_median(step.get(name, {})) for name in ("UPerNet", "UPerNet, plain PyTorch"))
+    if ours and plain:
+        lines.append(
+            f"loader, augmentation and bookkeeping, UPerNet: {100 * (ours / plain - 1):+.1f} % of a plain step"
+        )
+    return "\n".join(lines)
+
+
+def _apart(step: Mapping[str, Any]) -> str:
+    rows = [("parts of a step, ms", *PARTS, "waiting, %")]
+    for name, found in step.items():
+        if "parts" in found:
+            spent = [f"{1e3 * found['parts'][part]:.1f}" for part in PARTS]
+            rows.append((name, *spent, f"{100 * found['waiting_share']:.1f}"))
+    return columns(rows)
+
+
+def _memory(memory: Mapping[str, Any]) -> str:
+    rows = [("peak memory", "GB", "of released")]
+    base = memory.get(BASE, {}).get("bytes")
+    for name, found in memory.items():
+        if "failed" in found:
+            rows.append((name, "failed: " + found["failed"], ""))
+        else:
+            ratio = f"{found['bytes'] / base:.2f}" if base else "-"
+            rows.append((name, f"{found['bytes'] / 1e9:.2f}", ratio))
+    return columns(rows)
+
+
+def _scenes(predict: Mapping[str, Any]) -> str:
+    names = list(next(iter(predict.values()), {}))
+    rows = [("megapixels a second", *(f"{side} px" for side in predict))]
+    for name in names:
+        rows.append((name, *(f"{found[name]['megapixels_a_second']:.3f}" for found in predict.values())))
+    published = "as published"
+    for name in (name for name in names if name != published):
+        ratios = (_median(found[published]) / _median(found[name]) for found in predict.values())
+        rows.append((f"{name}, times as published", *(f"{ratio:.2f}" for ratio in ratios)))
+    return columns(rows)
+
+
+def _median(found: Mapping[str, Any]) -> float | None:
+    return found["seconds"]["median"] if "seconds" in found else None

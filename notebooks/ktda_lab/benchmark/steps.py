@@ -1,0 +1,134 @@
+"""Seconds and memory of a training step: the forms in turn in one process, memory of each in a process of its own."""
+
+import gc
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ktda_lab.benchmark.forms import Form, Wish, make_form, tiles, wait
+
+TURN = 0.5  # seconds of steps that one form takes in a row: a few on a GPU, one on a CPU
+PARTS = ("waiting for tiles", "teacher", "forward and loss", "backward", "optimiser", "rest")
+WARM = 3
+
+
+def summary(seconds: Sequence[float]) -> dict[str, Any]:
+    """Median, least and most of repeated measurements, and how many they are."""
+    found = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
+    return {"seconds": found, "turns": len(seconds)}
+
+
+def time_steps(
+    names: Sequence[str], wish: Wish, seconds: float, repeats: int, tell: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Seconds of a step of each form, and of its parts.
+
+    Forms take turns, in turning order, so that a machine that slows down does so for all.
+
+    Args:
+        names: of forms.
+        wish: what is measured.
+        seconds: after which no further round begins, once there were two.
+        repeats: rounds at most.
+        tell: takes a line for the user.
+
+    Returns:
+        By form: `summary` of a step, ``parts`` in seconds, ``waiting_share``; or ``failed`` with the reason.
+    """
+    results: dict[str, dict[str, Any]] = {}
+    ready, counts = {}, {}
+    with tiles(wish) as folder:
+        for name in names:
+            try:
+                form = make_form(name, wish, folder)
+                begun = time.perf_counter()
+                took = [_turn(form, 1) for _ in range(WARM if wish.device == "cuda" else 1)]
+                ready[name] = form
+                counts[name] = max(1, round(TURN / took[-1])) if took[-1] < TURN / 2 else 1
+                tell(f"{name}: first steps {time.perf_counter() - begun:.1f} s")
+            except (RuntimeError, MemoryError) as error:  # out of memory, or a compiler that is not there
+                results[name] = {"failed": " ".join(str(error).split())[:200]}
+                tell(f"{name}: failed: {results[name]['failed']}")
+        found: dict[str, list[float]] = {name: [] for name in ready}
+        begun = time.perf_counter()
+        for number in range(repeats):
+            if number >= 2 and time.perf_counter() - begun > seconds:
+                break
+            order = list(ready)[number % len(ready) :] + list(ready)[: number % len(ready)]
+            for name in order:
+                found[name].append(_turn(ready[name], counts[name]))
+        for name, form in ready.items():
+            results[name] = summary(found[name])
+            if isinstance(form, Form):
+                results[name] |= _parts(form, counts[name])
+        forget(ready)
+    return {name: results[name] for name in names}
+
+
+def _turn(form: Any, count: int) -> float:
+    """Seconds of a step, the mean of so many in a row."""
+    wait(form.device)
+    begun = time.perf_counter()
+    for _ in range(count):
+        form.step()
+    wait(form.device)
+    return (time.perf_counter() - begun) / count
+
+
+def _parts(form: Form, count: int) -> dict[str, Any]:
+    """Seconds of each part of a step; the teacher is no part of "forward and loss" here."""
+    for _ in range(count):
+        form.step_apart()
+    spent = {part: form.spent[part] / count for part in ("step", *PARTS)}
+    spent["forward and loss"] -= spent["teacher"]
+    spent["rest"] = spent["step"] - sum(spent[part] for part in PARTS if part != "rest")
+    return {"parts": {part: spent[part] for part in PARTS}, "waiting_share": spent["waiting for tiles"] / spent["step"]}
+
+
+def measure_memory(names: Sequence[str], wish: Wish, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Bytes at the peak of three steps of each form, each in a new process.
+
+    On a GPU they are what PyTorch has allocated there; on a CPU they are the whole process, libraries included.
+    """
+    results = {}
+    for name in names:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            try:
+                results[name] = {"bytes": pool.submit(peak_memory, name, wish).result()}
+                tell(f"{name}: peak memory {results[name]['bytes'] / 1e9:.2f} GB")
+            except (RuntimeError, MemoryError) as error:  # a process that was killed for memory too
+                results[name] = {"failed": " ".join(str(error).split())[:200] or "out of memory"}
+                tell(f"{name}: failed: {results[name]['failed']}")
+    return results
+
+
+def peak_memory(name: str, wish: Wish) -> int:
+    """Bytes at the peak of this process, in which nothing ran before."""
+    with tiles(wish) as folder:
+        form = make_form(name, wish, folder)
+        for _ in range(3):
+            form.step()
+        if wish.device == "cuda":
+            return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")  # Linux: there a new process inherits the peak that getrusage tells
+    if status.exists():
+        (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        return 1024 * int(line.split()[1])
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def forget(held: dict[str, Any]) -> None:
+    """Let go of models, and of what PyTorch keeps of their memory."""
+    held.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
