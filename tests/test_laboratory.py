@@ -9,7 +9,7 @@ import torch
 
 from ktda.data.folder import open_data
 from ktda.errors import InputError
-from ktda_lab.ablations import laboratory
+from ktda_lab.ablations import knowledge, laboratory
 from ktda_lab.ablations.statistics import paired_differences, summarise, verdicts
 from ktda_lab.grid.results import read_published
 from ktda_lab.grid.table import read_table
@@ -28,7 +28,7 @@ def results(scores: dict[str, list[float]], data: str = "d") -> pd.DataFrame:
 
 def test_a_contrast_is_the_method_minus_the_rival_within_the_seed():
     runs = results({"ktda": [0.5, 0.6, 0.7], "plain": [0.4, 0.4, 0.4], "random": [0.5, 0.6, 0.8]})
-    table, dots = laboratory.contrasts(runs, "ktda", {"a": "plain", "e": "random"})
+    table, dots = laboratory.contrasts(runs, {"a": ("ktda", "plain"), "e": ("ktda", "random")})
     assert table["row"].tolist() == ["a", "e"]
     assert table["mean"].tolist() == pytest.approx([0.2, -0.1 / 3])
     assert table.loc[0, "sd"] == pytest.approx(0.1)
@@ -38,7 +38,7 @@ def test_a_contrast_is_the_method_minus_the_rival_within_the_seed():
     assert sorted(table["p_holm"]) == pytest.approx(sorted([min(1, 2 * smaller), max(larger, 2 * smaller)]))
     assert dots.groupby("row")["difference"].apply(list)["e"] == pytest.approx([0.0, 0.0, -0.1])
     with pytest.raises(InputError, match="needs the rows ktda and nothing; the results hold ktda, plain, random"):
-        laboratory.contrasts(runs, "ktda", {"x": "nothing"})
+        laboratory.contrasts(runs, {"x": ("ktda", "nothing")})
 
 
 def test_features_keep_what_they_should_and_lose_the_rest():
@@ -88,7 +88,29 @@ def test_dose_draws_a_line_per_model_over_scenes():
     assert heights == [pytest.approx([25, 45]), pytest.approx([30, 55])]
 
 
-@pytest.mark.parametrize("name", ["gates", "tuning", "rates", "study", "dose", "noise", "noise_plain", "knowledge", "label_dose"])
+def test_luck_is_the_root_mean_square_between_equal_rows():
+    rows = [("a", 0, 0.30), ("a_again", 0, 0.34), ("a", 1, 0.50), ("a_again", 1, 0.47), ("b", 0, 0.1)]
+    runs = pd.DataFrame([{"data": "d", "row": row, "seed": seed, "select_miou": m} for row, seed, m in rows])
+    (line,) = knowledge.luck(runs).itertuples()
+    assert (line.data, line.row, line.n) == ("d", "a", 2)
+    assert line.mean == pytest.approx(0.4025)
+    assert line.sd == pytest.approx(((0.04**2 + 0.03**2) / 2) ** 0.5)
+
+
+@pytest.mark.parametrize(("score", "tiles"), [(0.20, 32), (0.25, 64), (0.30, 128), (0.35, float("inf")), (0.15, 0)])
+def test_a_score_in_labels_is_read_off_the_plain_students_curve(score, tiles):
+    runs = results({"plain_32": [0.2, 0.2], "plain_128": [0.3, 0.3], "ours": [score, score]})
+    assert knowledge.worth_in_labels(runs, "ours", "plain")["d"] == pytest.approx(tiles)
+
+
+def test_contrasts_come_from_the_table():
+    table = {"contrasts": [["a", "b", "more"], ["b", "c", "less"]]}
+    assert list(knowledge.stated_contrasts(table).items()) == [("a − b", ("a", "b")), ("b − c", ("b", "c"))]
+
+
+@pytest.mark.parametrize(
+    "name", ["gates", "tuning", "rates", "study", "dose", "noise", "noise_plain", "knowledge", "label_dose"]
+)
 def test_the_tables_of_the_laboratory_are_sound(name: str):
     assert read_table(ROOT / "notebooks" / f"{name}.yaml").data == ("lab_grass", "lab_cloud")
     assert f"[{name}.yaml]({name}.yaml)" in (ROOT / "notebooks" / "README.md").read_text()
@@ -119,8 +141,8 @@ def test_the_readme_says_what_the_published_ablations_say():
 def test_the_readme_says_what_the_published_study_says():
     results = read_published(ROOT / "reports" / "published" / "laboratory" / "study").results
     said = " ".join((ROOT / "README.md").read_text().split())
-    rivals = {name: name for name in ("weight_0", "random_teacher", "other_image", "plain")}
-    claims, _ = laboratory.contrasts(results, "ktda", rivals)
+    rivals = {name: ("ktda", name) for name in ("weight_0", "random_teacher", "other_image", "plain")}
+    claims, _ = laboratory.contrasts(results, rivals)
     assert "no lead survives the correction over all eight contrasts" in said
     assert (len(claims), "holds" in verdicts_of(claims)) == (8, False)
     means = claims.set_index(["row", "data"])["mean"].unstack()

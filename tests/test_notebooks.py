@@ -84,7 +84,7 @@ def test_parameters_cell_is_well_formed_and_follows_the_imports(path):
     if "OUT" in declared and path.stem != "05_training":
         assert declared["OUT"].default == f"reports/{path.stem}"
     if path.stem == "05_training":
-        assert list(declared) == ["DATA", "PRESET", "SEED", "OUT", "OVERRIDES", "RUN"]
+        assert list(declared) == ["DATA", "PRESET", "SEED", "OUT", "OVERRIDES", "RUN", "INIT", "INIT_PART"]
         assert declared["OVERRIDES"].annotation == "list[str]"
 
 

@@ -25,14 +25,13 @@ from ktda_lab.worlds import Scene
 
 
 def contrasts(
-    results: pd.DataFrame, method: str, rivals: Mapping[str, str], metric: str = "miou"
+    results: pd.DataFrame, pairs: Mapping[str, tuple[str, str]], metric: str = "miou"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The method minus each rival, over the seeds that both have.
+    """One row minus another, over the seeds that both have.
 
     Args:
         results: a line per run, as `ktda_lab.grid.results.collect` gives it.
-        method: name of a row.
-        rivals: label of the contrast -> name of the rival's row.
+        pairs: label of the contrast -> names of the row and of its rival.
         metric: column of `results`.
 
     Returns:
@@ -40,19 +39,19 @@ def contrasts(
         the single seeds, as `seed_differences`.
 
     Raises:
-        InputError: no run of the method or of a rival.
+        InputError: no run of a row or of its rival.
     """
-    lines, pairs = [], []
-    for label, rival in rivals.items():
-        both = results[results["row"].isin((method, rival))]
-        if not {method, rival} <= set(both["row"]):
+    lines, seeds = [], []
+    for label, (row, rival) in pairs.items():
+        both = results[results["row"].isin((row, rival))]
+        if not {row, rival} <= set(both["row"]):
             found = ", ".join(results["row"].unique())
-            raise InputError(f"the contrast {label!r} needs the rows {method} and {rival}; the results hold {found}")
+            raise InputError(f"the contrast {label!r} needs the rows {row} and {rival}; the results hold {found}")
         lines.append(paired_differences(both, rival, metric).assign(row=label, group="contrast"))
-        pairs.append(seed_differences(both, rival, metric).assign(row=label))
+        seeds.append(seed_differences(both, rival, metric).assign(row=label))
     table = pd.concat(lines, ignore_index=True).sort_values("data", kind="stable", ignore_index=True)
     table["p_holm"] = holm(table["p"])
-    return table, pd.concat(pairs, ignore_index=True)
+    return table, pd.concat(seeds, ignore_index=True)
 
 
 def tile_statistics(images: Tensor, patch: int = 8) -> Tensor:
