@@ -166,7 +166,7 @@ class Config(Strict):
     precision: Literal["fp32", "bf16", "fp16"] = _setting("fp32", "arithmetic of the forward pass")
     tf32: bool = _setting(False, "TF32 in the matrix products of an NVIDIA GPU, if precision=fp32", added=True)
     channels_last: bool = _setting(False, "images and maps in memory with their channels last", added=True)
-    compile: bool = _setting(False, "torch.compile each part of the model: minutes at the start, then faster steps", added=True)
+    compile: bool = _setting(False, "torch.compile the parts of the model: minutes at the start, faster steps", added=True)
     checkpoint_activations: bool = _setting(
         False, "blocks of FMM and ConvNeXt compute again what they would keep: less memory, more time", added=True
     )

@@ -1,9 +1,10 @@
 """The forms that are timed, and what each needs to take steps: random tiles, random weights, the trainer's loop."""
 
+import copy
 import itertools
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,13 +16,14 @@ import torch
 import torch.nn.functional as F
 from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from ktda.build import build, describe, make_teacher
 from ktda.config import make_config
 from ktda.data.folder import open_data
 from ktda.data.protocol import choose_splits
 from ktda.data.unlabelled import Unlabelled, folder_images, smallest_tile
+from ktda.files import content_hash
 from ktda.images import normalise
 from ktda.loop import Trainer
 from ktda.settings import Config
@@ -113,12 +115,12 @@ class Form:
         spent: seconds by part, summed over the steps that were taken apart.
     """
 
-    def __init__(self, name: str, wish: Wish, folder: Path) -> None:
+    def __init__(self, name: str, wish: Wish, folder: Path, shared: dict[str, Any] | None = None) -> None:
         self.name = name
         self.config = settings(name, wish)
         self.device = torch.device(wish.device)
         self.spent: Counter[str] = Counter()
-        self.trainer = make_trainer(self.config, folder)
+        self.trainer = make_trainer(self.config, folder, shared)
         self._states = [dict(s._shared_state) for s in (AcceleratorState, GradientState)]
         self._batches = self.trainer.batches(self.trainer.stream())
         self._apart = False
@@ -205,22 +207,33 @@ class PlainForm:
         self.optimiser.zero_grad()
 
 
-def make_form(name: str, wish: Wish, folder: Path) -> Form | PlainForm:
-    """The form of a name."""
-    return (PlainForm if name in PLAIN else Form)(name, wish, folder)
+def make_form(name: str, wish: Wish, folder: Path, shared: dict[str, Any] | None = None) -> Form | PlainForm:
+    """The form of a name; forms that are given one dictionary share weights, where they have the same."""
+    return PlainForm(name, wish, folder) if name in PLAIN else Form(name, wish, folder, shared)
 
 
-def make_trainer(config: Config, folder: Path) -> Trainer:
-    """A trainer on the data set in a folder."""
+def make_trainer(config: Config, folder: Path, shared: dict[str, Any] | None) -> Trainer:
+    """A trainer on the data set in a folder.
+
+    In ``shared`` are by description the teacher, the model and AdamW's state: forms that take turns need them once.
+    """
     tile_set = open_data(str(folder / "data"))
     splits = choose_splits(tile_set, config.protocol, config.holdout)
     images = None
     if config.unlabelled:
         images = Unlabelled(tile_set, folder_images(tile_set), smallest_tile(tile_set, splits.train))
     accelerator = make_accelerator(config, folder)
-    teacher = make_teacher(config)
-    model: nn.Module = build(describe(config, CLASSES, teacher))
+    shared = {} if shared is None else shared
+    teacher = shared.setdefault("teacher", None) or make_teacher(config)
+    shared["teacher"] = teacher
+    description = describe(config, CLASSES, teacher)
+    key = content_hash([description, config.channels_last])
+    if key not in shared:
+        shared[key] = build(description), defaultdict(dict)
+    model, state = shared[key]
+    model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
     trainer = Trainer(accelerator, config, model, teacher, tile_set, splits, folder, images)
+    trainer.optimiser.optimizer.state = state
     trainer.measure_teacher()
     return trainer
 

@@ -45,7 +45,10 @@ def measure(
     }
     if what in ("step", "all"):
         content["step"] = time_steps(names, wish, seconds, repeats, tell)
-    if what in ("memory", "all"):
+        if wish.device == "cuda":
+            peaks = {name: found.get("peak_bytes") for name, found in content["step"].items() if name not in PLAIN}
+            content["memory"] = {name: {"bytes": peak} for name, peak in peaks.items() if peak}
+    if what in ("memory", "all") and "memory" not in content:
         content["memory"] = measure_memory([name for name in names if name not in PLAIN], wish, tell)
     if what in ("predict", "all"):
         content["predict"] = time_scenes(wish, seconds, repeats, tell)

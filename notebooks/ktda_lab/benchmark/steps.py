@@ -41,22 +41,29 @@ def time_steps(
         tell: takes a line for the user.
 
     Returns:
-        By form: `summary` of a step, ``parts`` in seconds, ``waiting_share``; or ``failed`` with the reason.
+        By form: `summary` of a step, ``parts`` in seconds, ``waiting_share``, on a GPU ``peak_bytes`` of what PyTorch
+        allocates; or ``failed`` with the reason.
     """
     results: dict[str, dict[str, Any]] = {}
-    ready, counts = {}, {}
+    ready, counts, peaks = {}, {}, {}
+    shared = None if wish.device == "cuda" else {}  # there memory is told apart, here it is short
     with tiles(wish) as folder:
         for name in names:
             try:
-                form = make_form(name, wish, folder)
+                held = _on_gpu("memory_allocated", wish)
+                form = make_form(name, wish, folder, shared)
+                _on_gpu("reset_peak_memory_stats", wish)
                 begun = time.perf_counter()
                 took = [_turn(form, 1) for _ in range(WARM if wish.device == "cuda" else 1)]
                 ready[name] = form
+                if wish.device == "cuda":  # what the others hold there does not change meanwhile
+                    peaks[name] = _on_gpu("max_memory_allocated", wish) - held
                 counts[name] = max(1, round(TURN / took[-1])) if took[-1] < TURN / 2 else 1
                 tell(f"{name}: first steps {time.perf_counter() - begun:.1f} s")
             except (RuntimeError, MemoryError) as error:  # out of memory, or a compiler that is not there
                 results[name] = {"failed": " ".join(str(error).split())[:200]}
                 tell(f"{name}: failed: {results[name]['failed']}")
+            form = None  # nothing of one that failed stays
         found: dict[str, list[float]] = {name: [] for name in ready}
         begun = time.perf_counter()
         for number in range(repeats):
@@ -66,11 +73,16 @@ def time_steps(
             for name in order:
                 found[name].append(_turn(ready[name], counts[name]))
         for name, form in ready.items():
-            results[name] = summary(found[name])
+            results[name] = summary(found[name]) | ({"peak_bytes": peaks[name]} if name in peaks else {})
             if isinstance(form, Form):
                 results[name] |= _parts(form, counts[name])
         forget(ready)
     return {name: results[name] for name in names}
+
+
+def _on_gpu(what: str, wish: Wish) -> Any:
+    """A function of `torch.cuda`'s on its memory; None on a CPU."""
+    return getattr(torch.cuda, what)() if wish.device == "cuda" else None
 
 
 def _turn(form: Any, count: int) -> float:
@@ -94,24 +106,30 @@ def _parts(form: Form, count: int) -> dict[str, Any]:
 
 
 def measure_memory(names: Sequence[str], wish: Wish, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Bytes at the peak of three steps of each form, each in a new process.
+    """Bytes at the peak of three steps of each form.
 
-    On a GPU they are what PyTorch has allocated there; on a CPU they are the whole process, libraries included.
+    On a GPU they are what PyTorch has allocated there; on a CPU those of a process of its own, libraries included.
     """
     results = {}
     for name in names:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            try:
-                results[name] = {"bytes": pool.submit(peak_memory, name, wish).result()}
-                tell(f"{name}: peak memory {results[name]['bytes'] / 1e9:.2f} GB")
-            except (RuntimeError, MemoryError) as error:  # a process that was killed for memory too
-                results[name] = {"failed": " ".join(str(error).split())[:200] or "out of memory"}
-                tell(f"{name}: failed: {results[name]['failed']}")
+        try:
+            if wish.device == "cuda":
+                found = peak_memory(name, wish)
+            else:
+                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+                    found = pool.submit(peak_memory, name, wish).result()
+            results[name] = {"bytes": found}
+            tell(f"{name}: peak memory {found / 1e9:.2f} GB")
+        except (RuntimeError, MemoryError) as error:  # a process that was killed for memory too
+            results[name] = {"failed": " ".join(str(error).split())[:200] or "out of memory"}
+            tell(f"{name}: failed: {results[name]['failed']}")
+        forget({})
     return results
 
 
 def peak_memory(name: str, wish: Wish) -> int:
-    """Bytes at the peak of this process, in which nothing ran before."""
+    """Bytes at the peak of a form, of a process in which nothing ran before, or on a GPU that holds no other form."""
+    _on_gpu("reset_peak_memory_stats", wish)
     with tiles(wish) as folder:
         form = make_form(name, wish, folder)
         for _ in range(3):
