@@ -35,7 +35,7 @@ FLOORS = (
     ("__main__",),
 )
 METHOD = ("student", "teacher", "fam", "neck", "fmm", "heads", "losses", "targets", "model", "images")
-EXTRAS = {"rasterio", "onnxruntime", "onnxscript"}  # imported inside functions only, where a raster or ONNX is met
+EXTRAS = {"rasterio", "pyogrio", "shapely", "onnxruntime", "onnxscript"}  # imported inside functions only
 
 
 def modules(package: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from rasterio.transform import Affine
 
 from ktda.errors import InputError
 from ktda.scenes.blend import FILL
+from ktda.scenes.jobs import predict_scenes
 from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene, tile_of
 from ktda.scenes.sink import Sink
 from ktda.scenes.source import open_source
@@ -190,6 +191,54 @@ def test_interrupted_work_goes_on_with_the_same_bytes(tmp_path: Path, monkeypatc
     again = predict(path, tmp_path / "part", confidence=True)["files"]
     assert computed[0] > rows[1]
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in whole]
+
+
+def test_a_finished_map_is_left_as_it_is_and_another_job_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, out, told = write(tmp_path / "a.tif", scene()), tmp_path / "maps", []
+    arguments = (Threshold().eval(), DESCRIPTION, path, out)
+    plain = Options(tile=32, nodata="none")
+    more = plain._replace(confidence=True)
+    first = predict_scene(*arguments, plain, "cpu", told.append)
+    before = first["files"][0].stat().st_mtime_ns
+    again = predict_scene(*arguments, plain, "cpu", told.append)
+    assert told == [f"{out / 'a.tif'} was finished before"]
+    assert again["shares"] == first["shares"]
+    assert first["files"][0].stat().st_mtime_ns == before
+    both = predict_scene(*arguments, more, "cpu", told.append)
+    assert len(told) == 1
+    both["files"][1].unlink()  # half of what was asked for
+    predict_scene(*arguments, more, "cpu", told.append)
+    assert len(told) == 1
+    assert both["files"][1].exists()
+
+
+def test_polygons_of_a_map_that_was_there(tmp_path: Path):
+    pyogrio = pytest.importorskip("pyogrio")
+    values = scene((40, 40))
+    path = write(tmp_path / "a.tif", values)
+    predict(path, tmp_path / "maps")
+    done = predict(path, tmp_path / "maps", polygons=True)
+    assert [file.name for file in done["files"]] == ["a.tif", "a.gpkg"]
+    about, _, _, (_, names, areas) = pyogrio.raw.read(done["files"][1])
+    assert about["crs"] == PLACE["crs"]
+    assert areas[names == "bright"].sum() == (values[0] > 127).sum() * 900
+
+
+@pytest.mark.slow
+def test_jobs_give_the_same_maps_and_one_line_for_a_mistake(tmp_path: Path):
+    """Processes of their own, a scene each."""
+    scenes = [write(tmp_path / f"{name}.tif", scene((70, 60 + i))) for i, name in enumerate("abc")]
+    model, options = Threshold().eval(), Options(tile=32)
+    alone = list(predict_scenes(model, DESCRIPTION, scenes, tmp_path / "alone", options, ["cpu"]))
+    told: list[str] = []
+    together = predict_scenes(model, DESCRIPTION, scenes, tmp_path / "jobs", options, ["cpu"], 2, told.append)
+    assert {str(done["shares"]) for done in together} == {str(done["shares"]) for done in alone}
+    assert len(told) == 3  # of fill
+    for path in (tmp_path / "alone").iterdir():
+        assert (tmp_path / "jobs" / path.name).read_bytes() == path.read_bytes()
+    wrong = write(tmp_path / "wrong.tif", scene(bands=2))
+    with pytest.raises(InputError, match="has 2 bands, the model takes 3"):
+        list(predict_scenes(model, DESCRIPTION, [wrong, scenes[0]], tmp_path / "jobs", options, ["cpu"], 2))
 
 
 def test_rows_of_another_scene_or_with_other_options_are_not_taken_over(tmp_path: Path):

@@ -29,22 +29,29 @@ def predict(
     ] = None,
     confidence: Annotated[bool, typer.Option("--confidence", help="Also write the confidence, in percent.")] = False,
     precision: Annotated[str, typer.Option(help="fp32 or bf16, which is quicker on processors made for it.")] = "fp32",
+    polygons: Annotated[
+        bool, typer.Option("--polygons", help="Also write a GeoPackage of the classes' areas.")
+    ] = False,
+    jobs: Annotated[int, typer.Option(help="Scenes that are mapped side by side; GPUs are taken by turns.")] = 1,
 ) -> None:
     """Write a georeferenced map of each scene; what was interrupted goes on, what cannot fit is said first."""
     chosen = list(numbers("--bands", bands, int)) or None
     fill = _fill(nodata)
     import torch
 
-    from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene
+    from ktda.scenes.jobs import predict_scenes
+    from ktda.scenes.predict import Options, check_options, find_scenes
     from ktda.trained import open_model
 
-    options = Options(tile, overlap, chosen, stretch, fill, confidence, precision)
+    options = Options(tile, overlap, chosen, stretch, fill, confidence, precision, polygons)
     check_options(options)
+    if jobs < 1:
+        raise InputError(f"--jobs {jobs}; expected at least 1")
     scenes = find_scenes(inputs)
     loaded, description = open_model(model)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    for scene in scenes:
-        done = predict_scene(loaded.to(device), description, scene, out, options, device, typer.echo)
+    devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
+    jobs = min(jobs, len(scenes))
+    for done in predict_scenes(loaded, description, scenes, out, options, devices, jobs, typer.echo):
         speed = done["megapixels"] / done["seconds"]
         typer.echo(f"{done['files'][0]}: {done['megapixels']:.1f} megapixels, {speed:.2f} a second")
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in done["shares"].items())

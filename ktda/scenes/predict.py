@@ -16,6 +16,7 @@ from ktda.errors import InputError
 from ktda.files import content_hash, file_sha256
 from ktda.images import normalise
 from ktda.scenes.blend import FILL, blend
+from ktda.scenes.polygons import check_polygons, write_polygons
 from ktda.scenes.sink import Sink, check_out
 from ktda.scenes.source import STRETCHES, open_source
 
@@ -35,6 +36,7 @@ class Options(NamedTuple):
     nodata: float | str | None = None
     confidence: bool = False
     precision: str = "fp32"
+    polygons: bool = False
 
 
 def find_scenes(inputs: Sequence[Path]) -> list[Path]:
@@ -72,6 +74,8 @@ def check_options(options: Options) -> None:
     if options.precision not in PRECISIONS:
         known = ", ".join(PRECISIONS)
         raise InputError(f"--precision {options.precision}; expected one of {known}")
+    if options.polygons:
+        check_polygons()
 
 
 def tile_of(description: dict[str, Any]) -> int:
@@ -120,22 +124,29 @@ def predict_scene(
         if source.note:
             tell(source.note)
         out.mkdir(parents=True, exist_ok=True)
+        plain = options._replace(polygons=False)  # which are made of the map
         job = {
             "scene": file_sha256(scene),
             "weights": weights_hash(model),
-            "options": content_hash(options._asdict()),
+            "options": content_hash(plain._asdict()),
         }
         sink = Sink(out / f"{scene.stem}.tif", source.size, job, options.confidence)
-        if sink.rows < source.size[0]:
+        if sink.finished:
+            tell(f"{sink.out} was finished before")
+        else:
             step = predictor(model, device, options.precision)
             tiling = (options.tile, options.overlap, sink.rows)
             with threads(device) as pool:
                 strips = blend(source.read, step, source.size, len(classes), *tiling, pool)
                 for strip in strips:
                     sink.write(strip)
-        counts = count_classes(sink, len(classes))
-        place = {"crs": source.file.crs, "transform": source.file.transform}
-        files = sink.finish(place, classes, description["palette"])
+            place = {"crs": source.file.crs, "transform": source.file.transform}
+            sink.finish(place, classes, description["palette"])
+        files = sink.files
+        if options.polygons:
+            files.append(sink.out.with_suffix(".gpkg"))
+            write_polygons(sink.out, files[-1], classes)
+        counts = count_classes(sink.out, len(classes))
     total = max(1, counts.sum())
     return {
         "files": files,
@@ -192,10 +203,12 @@ def weights_hash(model: nn.Module) -> str:
     return total.hexdigest()
 
 
-def count_classes(sink: Sink, num_classes: int) -> np.ndarray:
-    """(K,) pixels of each class in a map, fill left out, counted in pieces."""
+def count_classes(path: Path, num_classes: int) -> np.ndarray:
+    """(K,) pixels of each class in a map, fill left out, counted block by block."""
+    import rasterio
+
     counts = np.zeros(FILL + 1, np.int64)
-    values = sink.layer("classes")
-    for top in range(0, len(values), 512):
-        counts += np.bincount(values[top : top + 512].ravel(), minlength=FILL + 1)
+    with rasterio.open(path) as file:
+        for _, window in file.block_windows(1):
+            counts += np.bincount(file.read(1, window=window).ravel(), minlength=FILL + 1)
     return counts[:num_classes]

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ktda.errors import InputError
-from ktda.files import write_json
+from ktda.files import content_hash, write_json
 from ktda.scenes.blend import FILL, Strip
 
 BLOCK = 512  # side of the blocks of the GeoTIFF
 STATE = "state.json"
+TAG = "KTDA_JOB"  # in a finished map: a hash of all that it depends on
 
 
 class Sink:
@@ -32,6 +33,8 @@ class Sink:
         confidence: keep the confidence too.
 
     Attributes:
+        files: the map, and the confidence where it is kept.
+        finished: whether they are there already, of the same job.
         rows: rows that are on the disk.
     """
 
@@ -43,6 +46,10 @@ class Sink:
         self.folder = out.with_name(out.name + ".partial")
         self.layers = ["classes", "confidence"] if confidence else ["classes"]
         self._job = job
+        self.files = [out, *([out.with_name(f"{out.stem}.confidence.tif")] if confidence else [])]
+        self.finished = all(map(self._is_finished, self.files))
+        if self.finished:
+            return
         self.rows = self._rows_of_same_job()
         if not self.rows:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -64,6 +71,15 @@ class Sink:
         except (OSError, ValueError, KeyError, TypeError):
             return 0
 
+    def _is_finished(self, path: Path) -> bool:
+        import rasterio
+
+        try:
+            with rasterio.open(path) as file:
+                return file.tags().get(TAG) == content_hash(self._job)
+        except rasterio.errors.RasterioError:
+            return False
+
     def write(self, strip: Strip) -> None:
         """Append a strip; when this returns, it is on the disk and counted."""
         percent = np.rint(100 * strip.confidence.numpy()).astype(np.uint8)
@@ -82,23 +98,21 @@ class Sink:
 
     def finish(
         self, place: dict[str, Any], classes: Sequence[str], palette: Sequence[Sequence[int]]
-    ) -> list[Path]:
+    ) -> None:
         """Write the GeoTIFFs under their final names and remove the partial folder.
 
-        The place is ``crs`` and ``transform`` of the source. Returns the map, and the confidence
-        where it was kept.
+        The place is ``crs`` and ``transform`` of the source.
         """
         if self.rows != self.size[0]:
             raise ValueError(f"{self.rows} of {self.size[0]} rows are there")
         colours = {i: (*colour, 255) for i, colour in enumerate(palette)} | {FILL: (0, 0, 0, 0)}
         tags = {f"CLASS_{i}": name for i, name in enumerate(classes)}
-        made = [self.out]
-        self._write_cog("classes", self.out, place, tags, colours)
+        tags[TAG] = content_hash(self._job)
         if "confidence" in self.layers:
-            made.append(self.out.with_name(f"{self.out.stem}.confidence.tif"))
-            self._write_cog("confidence", made[1], place, {"UNIT": "percent"}, None)
+            about = {"UNIT": "percent", TAG: tags[TAG]}
+            self._write_cog("confidence", self.files[1], place, about, None)
+        self._write_cog("classes", self.out, place, tags, colours)
         shutil.rmtree(self.folder)
-        return made
 
     def _write_cog(
         self, layer: str, out: Path, place: dict, tags: dict[str, str], colours: dict | None
