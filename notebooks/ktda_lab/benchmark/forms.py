@@ -45,6 +45,7 @@ FORMS: dict[str, dict[str, Any]] = {
     "beside, no FMM, unlabelled": _BEST | {"fmm": "none", "unlabelled": True},
     "beside, ViT": _BEST | {"fmm": "vit"},
     "beside, ViT, unlabelled": _BEST | {"fmm": "vit", "unlabelled": True},
+    "published, TF32": {"tf32": True},
     "published, fast, compiled": {"fast": True, "compile": True},
     "UPerNet": {"model": "upernet"},
 }
@@ -140,7 +141,8 @@ class Form:
 
     def step(self) -> None:
         """One step; on a GPU it may go on when this returns."""
-        # Accelerate's settings are one for the process: each form brings its own
+        # These settings are one for the process: each form brings its own
+        torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
         for cls, state in zip((AcceleratorState, GradientState), self._states, strict=True):
             cls._shared_state.clear()
             cls._shared_state.update(state)
@@ -197,6 +199,7 @@ class PlainForm:
 
     def step(self) -> None:
         """One step; both heads' losses where there are two."""
+        torch.set_float32_matmul_precision("highest")
         if "SMP" in self.name:
             loss = F.cross_entropy(self.model(self.images), self.masks)
         else:

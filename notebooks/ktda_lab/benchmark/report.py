@@ -14,7 +14,7 @@ from ktda_lab.benchmark.scenes import time_scenes
 from ktda_lab.benchmark.steps import PARTS, measure_memory, time_steps
 
 WHAT = ("step", "predict", "memory", "all")
-USUAL = [name for name in FORMS if "compiled" not in name] + list(PLAIN)
+USUAL = [name for name in FORMS if "compiled" not in name] + list(PLAIN)  # compiling takes minutes
 BASE = "as released"
 
 
@@ -31,7 +31,7 @@ def measure(
             raise InputError(f"unknown form {name!r}; expected some of: {'; '.join([*FORMS, *PLAIN])}")
     if wish.device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but PyTorch finds no GPU; use --device cpu")
-    names = list(names) or USUAL
+    names = list(names) or [name for name in USUAL if wish.device == "cuda" or "TF32" not in name]
     content: dict[str, Any] = {
         "start": now(),
         "machine": machine(torch.device(wish.device)) | {"threads": torch.get_num_threads()},

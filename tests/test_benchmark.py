@@ -1,0 +1,105 @@
+"""``ktda benchmark``: small sizes, real steps; times are not judged."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from ktda.cli.main import app
+from ktda.errors import InputError
+from ktda_lab.benchmark import forms, steps
+
+SMALL = ["benchmark", "--device", "cpu", "--preset", "grid", "--size", "32", "--seconds", "0", "--repeats", "2"]
+
+
+def run(*words: str) -> str:
+    done = CliRunner().invoke(app, [*SMALL, *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+def test_steps_of_forms_and_peers_are_timed_in_turn(tmp_path: Path) -> None:
+    out = tmp_path / "deep" / "cost.json"
+    names = [
+        "as released",
+        "beside, no FMM, unlabelled",
+        "UPerNet",
+        "UPerNet, plain PyTorch",
+        "UPerNet of SMP, plain PyTorch",
+    ]
+    chosen = [word for name in names for word in ("--form", name)]
+    printed = run("--what", "step", *chosen, "--out", str(out))
+    content = json.loads(out.read_text())
+    assert list(content["step"]) == names
+    for name, found in content["step"].items():
+        assert found["turns"] == 2, name
+        assert 0 < found["seconds"]["least"] <= found["seconds"]["median"] <= found["seconds"]["most"]
+        assert name in printed
+    parts = content["step"]["as released"]["parts"]
+    assert all(parts[part] > 0 for part in ("teacher", "forward and loss", "backward", "optimiser"))
+    assert content["step"]["UPerNet"]["parts"]["teacher"] == 0
+    assert content["weights"] == "random"
+    assert "random weights" in printed
+    assert "of a plain step" in printed
+
+
+def test_a_form_takes_the_steps_of_a_training(tmp_path: Path) -> None:
+    wish = forms.Wish("grid", 32, 2, "cpu")
+    with forms.tiles(wish) as folder:
+        shared: dict = {}
+        first, second = (forms.Form(name, wish, folder, shared) for name in ("as released", "as published"))
+        plain = forms.Form("beside, no FMM, unlabelled", wish, folder)
+        assert len(plain.load()[0]["image"]) == 4  # two labelled, two not
+        before = next(first.trainer.model.parameters()).detach().clone()
+        second.step()
+        assert first.trainer.progress.batch == 0
+        assert second.trainer.progress.batch == 1
+        # one set of weights for both, moved by either
+        assert all(
+            a is b for a, b in zip(first.trainer.model.parameters(), second.trainer.model.parameters(), strict=True)
+        )
+        assert not before.equal(next(first.trainer.model.parameters()))
+
+
+def test_a_form_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = forms.Form.step
+
+    def failing(self: forms.Form) -> None:
+        if self.name == "as published":
+            raise RuntimeError("out of memory")
+        step(self)
+
+    monkeypatch.setattr(forms.Form, "step", failing)
+    said: list[str] = []
+    wish = forms.Wish("grid", 32, 2, "cpu")
+    found = steps.time_steps(["as published", "UPerNet"], wish, 0, 2, said.append)
+    assert found["as published"] == {"failed": "out of memory"}
+    assert found["UPerNet"]["turns"] == 2
+    assert "as published: failed: out of memory" in said
+
+
+@pytest.mark.slow
+def test_memory_and_scenes(tmp_path: Path) -> None:
+    out = tmp_path / "cost.json"
+    run("--what", "memory", "--form", "as published", "--out", str(out))
+    assert json.loads(out.read_text())["memory"]["as published"]["bytes"] > 1e8
+    run("--what", "predict", "--out", str(out))
+    predict = json.loads(out.read_text())["predict"]
+    assert predict["128"]["as published"]["megapixels_a_second"] > 0
+    assert "plain loop, beside, no FMM" in predict["128"]
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["--form", "as ever"], "unknown form 'as ever'; expected some of: as released"),
+        (["--what", "all of it"], "--what all of it; expected one of step"),
+        (["--device", "tpu"], "--device tpu; expected one of cpu, cuda"),
+        (["--size", "100"], "--size 100; expected a multiple of 8"),
+        (["--set", "lr=1"], "unknown setting 'lr'; did you mean learning_rate"),
+    ],
+)
+def test_wrong_words_are_one_line(words: list[str], line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        CliRunner().invoke(app, [*SMALL, *words], catch_exceptions=False)
