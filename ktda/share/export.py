@@ -70,8 +70,10 @@ def export_model(
         raise InputError(f"--out {out}; expected a name that ends with {' or '.join(writers)}")
     if tile % STRIDE or tile < 0:
         raise InputError(f"--tile {tile}; expected a multiple of {STRIDE}")
+    if not tile and segmenter.content["model"] == "teacher":
+        raise InputError("a frozen teacher is exported for one size of images; give --tile")
     segmenter.network.auxiliary_head = None
-    segmenter.eval().requires_grad_(False)
+    segmenter.requires_grad_(False)
     batches = _batches(segmenter, data, [(tile, tile)] * 2 if tile else [(128, 192), (256, 160)])
     expected = [segmenter(batch) for batch in batches]
     dim = torch.export.Dim
@@ -81,11 +83,18 @@ def export_model(
         shapes[3] = STRIDE * dim("width", min=2, max=1024)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
-        with warnings.catch_warnings(action="ignore"):  # the exporters', of themselves
-            arguments = (segmenter, batches[0], {"images": shapes}, partial)
-            run = writers[out.suffix](*arguments, _metadata(segmenter, tile, metres))
-        pairs = zip(map(run, batches), expected, strict=True)
-        difference = max(float((found - wanted).abs().max()) for found, wanted in pairs)
+        arguments = (segmenter, batches[0], {"images": shapes}, partial)
+        try:
+            with warnings.catch_warnings(action="ignore"):  # the exporters', of themselves
+                run = writers[out.suffix](*arguments, _metadata(segmenter, tile, metres))
+            pairs = zip(map(run, batches), expected, strict=True)
+            difference = max(float((found - wanted).abs().max()) for found, wanted in pairs)
+        except InputError:
+            raise
+        except Exception as error:  # each library raises its own kinds
+            reason = " ".join(str(error).split())[:200]
+            cure = "try the other format" if tile else "give --tile"
+            raise InputError(f"{out.name} does not come about ({reason}); {cure}") from error
         if not difference <= TOLERANCE:
             what = f"the exported model differs by {difference:.2g} of a probability"
             raise InputError(f"{what}, more than {TOLERANCE:g}; nothing was kept")
@@ -95,11 +104,11 @@ def export_model(
 
 
 def _batches(segmenter: Segmenter, data: str | None, sizes: list[tuple]) -> list[Tensor]:
-    """Raw values, a batch of two and one of three: random ones, and images of a data set."""
+    """Raw values, a batch of two and one of one: random ones, and an image of a data set."""
     low, high = segmenter.limits.view(-1, 2, 1, 1).unbind(1)  # (C, 1, 1) each
     generator = torch.Generator().manual_seed(0)
     found = []
-    for count, size in zip((2, 3), sizes, strict=True):
+    for count, size in zip((2, 1), sizes, strict=True):
         # a little beyond the stretch, which clips
         found.append(1.1 * torch.rand(count, len(low), *size, generator=generator) - 0.05)
     if data:
@@ -107,7 +116,7 @@ def _batches(segmenter: Segmenter, data: str | None, sizes: list[tuple]) -> list
         first = tile_set.read_image(tile_set.pairs(tile_set.splits()[0])[0].image)  # (H, W, bands)
         bands = segmenter.content["normalisation"].get("bands") or (1, 2, 3)
         image = torch.from_numpy(first[..., np.array(bands) - 1]).permute(2, 0, 1) / 255
-        for count, (height, width) in zip((1, 4), sizes, strict=True):
+        for count, (height, width) in zip((2, 1), sizes, strict=True):
             times = (1, -(-height // image.shape[1]), -(-width // image.shape[2]))
             tiled = image.repeat(times)[:, :height, :width]
             found.append(torch.stack([tiled.roll(17 * shift, -1) for shift in range(count)]))

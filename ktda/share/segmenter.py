@@ -30,12 +30,13 @@ class Segmenter(nn.Module, ModelHubMixin):
 
     def __init__(self, network: nn.Module, content: dict, run: Path | None = None) -> None:
         super().__init__()
-        self.network = network.eval()
+        self.network = network
         self.content = content
         self.run = run
         limits = content["normalisation"].get("stretch")
         limits = limits or [(0, 255)] * len(content["normalisation"]["mean"])
         self.register_buffer("limits", torch.tensor(limits, dtype=torch.float32))  # (C, 2)
+        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Raw values (N, C, H, W) -> probabilities (N, K, H, W).
