@@ -381,16 +381,17 @@ def test_the_item_has_what_the_extension_requires(finished_run: Path, tmp_path: 
     segmenter = Segmenter.from_pretrained(finished_run)
     item = describe_file(segmenter, path, 256, 30)
     properties, asset = item["properties"], item["assets"]["model"]
-    assert (item["type"], item["stac_version"], item["geometry"]) == ("Feature", "1.1.0", None)
+    assert (item["type"], item["stac_version"], item["geometry"]) == ("Feature", "1.0.0", None)
     assert {"id", "links", "stac_extensions"} <= set(item)
-    assert item["stac_extensions"][0] == "https://stac-extensions.github.io/mlm/v1.4.0/schema.json"
+    for name in ("mlm/v1.4.0", "eo/v1.1.0"):  # bands that an input names are described by eo
+        assert f"https://stac-extensions.github.io/{name}/schema.json" in item["stac_extensions"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", properties["datetime"])
     assert re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_.\-\s]+[a-zA-Z0-9]", properties["mlm:name"])
     assert {"mlm:architecture", "mlm:tasks", "mlm:input", "mlm:output"} <= set(properties)
     (inputs,), (outputs,) = properties["mlm:input"], properties["mlm:output"]
     assert {"name", "bands", "input"} <= set(inputs)
     assert {"name", "tasks", "result"} <= set(outputs)
-    assert [band["name"] for band in properties["bands"]] == inputs["bands"] == ["red", "green", "blue"]
+    assert [band["name"] for band in asset["eo:bands"]] == inputs["bands"] == ["red", "green", "blue"]
     for structure, shape in ((inputs["input"], [-1, 3, 256, 256]), (outputs["result"], [-1, 3, 256, 256])):
         assert structure["shape"] == shape
         assert len(structure["dim_order"]) == 4

@@ -37,7 +37,6 @@ def describe_file(segmenter: Segmenter, path: Path, tile: int, metres: float = 0
         "mlm:architecture": content["model"],
         "mlm:framework": framework,
         "mlm:total_parameters": sum(v.numel() for v in inference_tensors(segmenter).values()),
-        "bands": [{"name": str(name)} for name in names],
     }
     if metres:
         properties["gsd"] = metres
@@ -63,6 +62,7 @@ def describe_file(segmenter: Segmenter, path: Path, tile: int, metres: float = 0
         "href": f"./{path.name}",
         "type": f"application/octet-stream; framework={framework.lower()}",
         "mlm:artifact_type": artifact,
+        "eo:bands": [{"name": str(name)} for name in names],
         "file:size": path.stat().st_size,
         "file:checksum": f"1220{file_sha256(path)}",  # a multihash: SHA-256, 32 bytes
     }
