@@ -41,7 +41,7 @@ def test_steps_of_forms_and_peers_are_timed_in_turn(tmp_path: Path) -> None:
     assert content["step"]["UPerNet"]["parts"]["teacher"] == 0
     assert content["weights"] == "random"
     assert "random weights" in printed
-    assert "of a plain step" in printed
+    assert "bookkeeping add: " in printed
 
 
 def test_a_form_takes_the_steps_of_a_training(tmp_path: Path) -> None:

@@ -72,21 +72,23 @@ def tables(content: Mapping[str, Any]) -> str:
 
 
 def _steps(step: Mapping[str, Any]) -> str:
-    rows = [("training step", "ms", "from", "to", "turns", "times as fast as released")]
+    rows = [("training step", "ms", "from", "to", "turns", "times as fast as released", "by processor time")]
     base = _median(step.get(BASE, {}))
     for name, found in step.items():
         if "failed" in found:
-            rows.append((name, "failed: " + found["failed"], "", "", "", ""))
+            rows.append((name, "failed: " + found["failed"], *[""] * 5))
             continue
         milliseconds = [f"{1e3 * found['seconds'][key]:.1f}" for key in ("median", "least", "most")]
         ratio = f"{base / _median(found):.2f}" if base else "-"
-        rows.append((name, *milliseconds, str(found["turns"]), ratio))
+        worked = f"{step[BASE]['processor_seconds'] / found['processor_seconds']:.2f}" if base else "-"
+        rows.append((name, *milliseconds, str(found["turns"]), ratio, worked))
     lines = [columns(rows)]
-    ours, plain = (_median(step.get(name, {})) for name in ("UPerNet", "UPerNet, plain PyTorch"))
-    if ours and plain:
-        lines.append(
-            f"loader, augmentation and bookkeeping, UPerNet: {100 * (ours / plain - 1):+.1f} % of a plain step"
-        )
+    ours, plain = (step.get(name, {}) for name in ("UPerNet", "UPerNet, plain PyTorch"))
+    if "seconds" in ours and "seconds" in plain:
+        wall = 100 * (_median(ours) / _median(plain) - 1)
+        worked = 100 * (ours["processor_seconds"] / plain["processor_seconds"] - 1)
+        line = f"{wall:+.1f} % of a plain step, {worked:+.1f} % of its processor time"
+        lines.append(f"UPerNet, what loader, augmentation and bookkeeping add: {line}")
     return "\n".join(lines)
 
 

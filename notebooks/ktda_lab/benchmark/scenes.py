@@ -3,6 +3,7 @@
 import importlib.util
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from ktda.build import build, describe, make_teacher
 from ktda.images import normalise
 from ktda.scenes.blend import blend, gaussian, starts
 from ktda.scenes.predict import predictor
-from ktda_lab.benchmark.forms import CLASSES, Wish, settings, wait
-from ktda_lab.benchmark.steps import forget, summary
+from ktda_lab.benchmark.forms import CLASSES, Wish, settings
+from ktda_lab.benchmark.steps import clock, forget, summary
 
 TILE, OVERLAP = 256, 0.25
 SIDES = (128, 256, 512, 1024, 2048)
@@ -42,17 +43,17 @@ def time_scenes(wish: Wish, seconds: float, repeats: int, tell: Callable[[str], 
         scene = torch.rand(3, side, side)
         ways: dict[str, Way] = {name: _ours(model, wish) for name, model in models.items()}
         ways |= {f"{name}, {PEERS_ON}": way for name, way in _peers(models[PEERS_ON], wish).items()}
-        found: dict[str, list[float]] = {name: [] for name in ways}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         begun = time.perf_counter()
         for number in range(repeats + 1):
             if number >= 2 and time.perf_counter() - begun > seconds / len(SIDES):
                 break
             for name, way in ways.items():
-                took = _seconds(way, scene, wish)
+                took = clock(partial(way, scene), torch.device(wish.device))
                 if number or expected:  # the first call of all warms up
                     found[name].append(took)
         rounds = max(1, len(found[FORMS[0]]))
-        expected = 4 * sum(map(sum, found.values())) / rounds
+        expected = 4 * sum(wall for turns in found.values() for wall, _ in turns) / rounds
         results[str(side)] = {
             name: summary(took) | {"megapixels_a_second": side**2 / 1e6 / summary(took)["seconds"]["median"]}
             for name, took in found.items()
@@ -66,13 +67,6 @@ def _model(name: str, wish: Wish) -> nn.Module:
     """A form in eval mode, on its device, as `ktda predict` loads it."""
     config = settings(name, wish)
     return build(describe(config, CLASSES, make_teacher(config))).eval().to(wish.device)
-
-
-def _seconds(way: Way, scene: Tensor, wish: Wish) -> float:
-    begun = time.perf_counter()
-    way(scene)
-    wait(torch.device(wish.device))
-    return time.perf_counter() - begun
 
 
 def _ours(model: nn.Module, wish: Wish) -> Way:

@@ -20,10 +20,20 @@ PARTS = ("waiting for tiles", "teacher", "forward and loss", "backward", "optimi
 WARM = 3
 
 
-def summary(seconds: Sequence[float]) -> dict[str, Any]:
-    """Median, least and most of repeated measurements, and how many they are."""
-    found = {"median": statistics.median(seconds), "least": min(seconds), "most": max(seconds)}
-    return {"seconds": found, "turns": len(seconds)}
+def summary(turns: Sequence[tuple[float, float]]) -> dict[str, Any]:
+    """Of repeated (wall seconds, processor seconds): median, least and most, the other's median, and how many."""
+    wall, processor = zip(*turns, strict=True)
+    found = {"median": statistics.median(wall), "least": min(wall), "most": max(wall)}
+    return {"seconds": found, "processor_seconds": statistics.median(processor), "turns": len(turns)}
+
+
+def clock(call: Callable[[], Any], device: torch.device) -> tuple[float, float]:
+    """Wall seconds of a call and what it started on a GPU, and the process's seconds on processors."""
+    wait(device)
+    begun, worked = time.perf_counter(), time.process_time()
+    call()
+    wait(device)
+    return time.perf_counter() - begun, time.process_time() - worked
 
 
 def time_steps(
@@ -58,13 +68,13 @@ def time_steps(
                 ready[name] = form
                 if wish.device == "cuda":  # what the others hold there does not change meanwhile
                     peaks[name] = _on_gpu("max_memory_allocated", wish) - held
-                counts[name] = max(1, round(TURN / took[-1])) if took[-1] < TURN / 2 else 1
+                counts[name] = max(1, round(TURN / took[-1][0]))
                 tell(f"{name}: first steps {time.perf_counter() - begun:.1f} s")
             except (RuntimeError, MemoryError) as error:  # out of memory, or a compiler that is not there
                 results[name] = {"failed": " ".join(str(error).split())[:200]}
                 tell(f"{name}: failed: {results[name]['failed']}")
             form = None  # nothing of one that failed stays
-        found: dict[str, list[float]] = {name: [] for name in ready}
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in ready}
         begun = time.perf_counter()
         for number in range(repeats):
             if number >= 2 and time.perf_counter() - begun > seconds:
@@ -85,14 +95,15 @@ def _on_gpu(what: str, wish: Wish) -> Any:
     return getattr(torch.cuda, what)() if wish.device == "cuda" else None
 
 
-def _turn(form: Any, count: int) -> float:
-    """Seconds of a step, the mean of so many in a row."""
-    wait(form.device)
-    begun = time.perf_counter()
-    for _ in range(count):
-        form.step()
-    wait(form.device)
-    return (time.perf_counter() - begun) / count
+def _turn(form: Any, count: int) -> tuple[float, float]:
+    """`clock` of a step, the mean of so many in a row."""
+
+    def steps() -> None:
+        for _ in range(count):
+            form.step()
+
+    wall, processor = clock(steps, form.device)
+    return wall / count, processor / count
 
 
 def _parts(form: Form, count: int) -> dict[str, Any]:
