@@ -48,6 +48,13 @@ PRESETS: dict[str, dict] = {
         "workers": 4,
     },
 }
+# Few labels and many images: alignment beside the decoder, the teacher heard on images without labels.
+PRESETS["few_labels"] = PRESETS["demo"] | {
+    "fam_path": "beside",
+    "fmm": "none",
+    "unlabelled": 8,
+    "distill_weight": 10.0,
+}
 # The laboratory's: well under a minute on one core, on whole tiles of 64 px, so that the teacher's maps can be kept.
 PRESETS["grid"] = _SMALL | {
     "student": "tu-mobilenetv3_small_050",
@@ -75,7 +82,8 @@ def make_config(
     """A preset with overrides.
 
     Args:
-        preset: smoke (seconds), demo (CPU minutes), grid (a run of an ablation table) or paper (the authors').
+        preset: smoke (seconds), demo (CPU minutes), few_labels (the same size, and images without labels),
+            grid (a run of an ablation table) or paper (the authors').
         overrides: name -> value, or "name=value" strings (lists are comma-separated, empty for none).
         data: name or folder of the data set; "paper" takes the cloud schedule for cloud and l8_biome_sample.
 
