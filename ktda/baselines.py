@@ -10,6 +10,7 @@ import segmentation_models_pytorch as smp
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ktda.errors import InputError
 from ktda.heads import DecodeHead
 from ktda.images import IMAGENET_MEAN, IMAGENET_STD, per_level, resize
 from ktda.model import Outputs
@@ -56,7 +57,11 @@ class Baseline(nn.Module):
             # a tu- encoder's arguments also reach SMP's own construction, so that the tensors fit
             options = {"in_channels": in_channels, "classes": num_classes}
             options |= encoder_options or {}
-            self.network = BASELINES[model](encoder, encoder_weights=None, **options)
+            try:
+                self.network = BASELINES[model](encoder, encoder_weights=None, **options)
+            except (ValueError, NotImplementedError) as error:  # such as one without dilation
+                found = f"model={model} does not take encoder {encoder}"
+                raise InputError(f"{found}: {' '.join(str(error).split())}") from error
         tensors = pretrained.state_dict()
         own = self.network.encoder
         own.load_state_dict({k: tensors[k] for k in own.state_dict()})  # PSPNet: three stages only

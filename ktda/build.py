@@ -15,6 +15,7 @@ from ktda.config import Config
 from ktda.errors import InputError
 from ktda.files import read_json, write_json
 from ktda.images import IMAGENET_MEAN, IMAGENET_STD
+from ktda.memory import check_fit
 from ktda.model import KTDA
 from ktda.seeding import training_seed
 from ktda.teacher import Teacher
@@ -180,8 +181,18 @@ def load_files(config: Path, weights: Path, name: str) -> tuple[nn.Module, dict]
     """`load_model` from the paths of the two files; `name` is what an error calls the model."""
     content = read_json(config)
     check_content(content, config)
-    model = build(content)
-    load_strict(model, read_tensors(weights), f"weights of {name} do not fit this model")
+    described = content
+    if "teacher" in content and content["teacher"]["name"].endswith(".safetensors"):
+        file = config.parent / content["teacher"]["name"]
+        described = content | {"teacher": content["teacher"] | {"name": str(file)}}
+    message = f"weights of {name} do not fit this model"
+    tensors = read_tensors(weights)
+    broken = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
+    if broken:
+        raise InputError(f"{message}: {broken[0]} holds numbers that are not finite")
+    check_fit(lambda: build(described), tensors, message)
+    model = build(described)
+    load_strict(model, tensors, message)
     return model.eval(), content
 
 

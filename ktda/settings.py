@@ -170,6 +170,7 @@ class Config(Strict):
     checkpoint_activations: bool = _setting(
         False, "blocks of FMM and ConvNeXt compute again what they would keep: less memory, more time", added=True
     )
+    deterministic: bool = _setting(False, "of a GPU's kernels those that give the same bits again", added=True)
     evaluate_epochs: int = _setting(1, "epochs between evaluations", 1, 1_000_000)
     checkpoint_steps: int = _setting(0, "steps between checkpoints besides those at evaluations, 0: none", 0, _LONGEST)
     log_with: Literal[
@@ -205,6 +206,8 @@ class Config(Strict):
             raise InputError("unlabelled_tiles is set, but unlabelled=0 of them a batch; set unlabelled")
         if self.fam_path == "beside" and not self.fam:
             raise InputError("fam_path=beside, but fam=false: there is nothing to stand beside")
+        if self.student_frozen and self.encoder_rate != 1:
+            raise InputError("encoder_rate is set but student_frozen=true: the encoder does not learn")
         if not self.segmentation_weight and not self.distils:
             raise InputError("segmentation_weight=0 without distillation trains nothing; set distill_weight")
         if 0 < self.crop < 32:

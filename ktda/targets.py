@@ -4,6 +4,7 @@ They may be standardised, kept in memory, or swapped between images as a control
 """
 
 import hashlib
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from ktda.teacher import Teacher
 
 KEPT_BYTES = 2**29  # of maps in memory; what comes after that is computed each time
+_FLAT = 1e-6  # smallest standard deviation of a channel
 
 
 class Targets:
@@ -54,6 +56,10 @@ class Targets:
         if self.standardised and not self.statistics:
             batches = (self._rgb(image[None]).to(device) for image in images)  # (1, 3, H, W)
             self.statistics = channel_statistics(self.teacher, batches)
+            flat = sum(int((deviation <= _FLAT).sum()) for _, deviation in self.statistics)
+            if flat:
+                found = f"{flat} channels of the teacher are alike on all training tiles"
+                warnings.warn(f"{found}: standardise=true makes noise of them", stacklevel=2)
 
     def __call__(self, images: Tensor, device: torch.device) -> list[Tensor]:
         """Images (N, bands, H, W) in [0, 1] -> one (N, D, h, w) map per block, on `device`.
@@ -109,7 +115,7 @@ def channel_statistics(teacher: Teacher, batches: Iterable[Tensor]) -> list[Tens
     statistics = []
     for level, total in sums.items():
         mean, mean_square = total / counts[level]
-        variance = (mean_square - mean**2).clamp(min=1e-12)
+        variance = (mean_square - mean**2).clamp(min=_FLAT**2)
         statistics.append(torch.stack((mean, variance.sqrt())).float())
     return statistics
 

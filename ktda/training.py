@@ -3,23 +3,26 @@
 The loop itself is `ktda.loop`.
 """
 
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.tracking import get_available_trackers
+from accelerate.utils import GradientAccumulationPlugin, parse_flag_from_env
 
 from ktda.build import build, describe, make_teacher, save_config
 from ktda.config import Config
 from ktda.data.bands import describe_bands
 from ktda.data.folder import TileSet, open_data
-from ktda.data.protocol import Splits, choose_splits
+from ktda.data.protocol import Splits, check_tiles, choose_splits
 from ktda.data.unlabelled import Unlabelled, find_images, folder_images, smallest_tile
 from ktda.errors import InputError
 from ktda.loop import Trainer
+from ktda.memory import check_memory
 from ktda.runs.checkpoint import has_checkpoint
 from ktda.runs.folder import (
     check_folder,
@@ -30,6 +33,7 @@ from ktda.runs.folder import (
 )
 from ktda.runs.record import ended_by
 from ktda.seeding import training_seed
+from ktda.teacher import Teacher
 from ktda.warm_start import count_parts, initialise
 
 
@@ -66,9 +70,12 @@ def train(
     out = Path(out)
     if check_folder(out, data, config, resume, init):
         return read_metrics(out)
+    if init_part != "all" and not init:
+        raise InputError("--init-part says what to take of --init, which is not given")
     before = earlier_manifest(out)
     tile_set = open_data(data)
     splits = _choose(tile_set, config)
+    tile_set = check_tiles(tile_set, splits, config.segmentation_weight > 0)
     images, about_images = _find_unlabelled(tile_set, splits, config, unlabelled, before)
 
     accelerator = make_accelerator(config, out)
@@ -77,6 +84,7 @@ def train(
     bands = tile_set.rgb or () if config.model == "teacher" else config.bands
     normalisation = describe_bands(tile_set, splits.train, bands)
     description = describe(config, tile_set.num_classes, teacher, normalisation)
+    _check_memory(config, description, teacher, tile_set, splits, accelerator.device)
     model = build(description, teacher, config.student_weights)
     start = {key: before.get(key) for key in ("init", "init_part", "init_tensors", "left_fresh")}
     if init and not before:
@@ -158,6 +166,36 @@ def _find_unlabelled(
     return images, about
 
 
+def _check_memory(
+    config: Config,
+    description: dict,
+    teacher: Teacher | None,
+    tile_set: TileSet,
+    splits: Splits,
+    device: torch.device,
+) -> None:
+    """Refuse a crop that does not fit into a tile, and a model that does not into the memory."""
+    size = smallest_tile(tile_set, splits.train[:1])
+    if config.crop > min(size):
+        tile = f"a tile of {size[1]}x{size[0]} pixels"
+        raise InputError(f"crop {config.crop} does not fit into {tile}; lower it")
+    size = (config.crop, config.crop) if config.crop else size
+    bands = description["arguments"].get("in_channels", 3)
+    images = (config.batch_size + config.unlabelled, bands, *size)
+    widths = (config.decoder_channels, config.auxiliary_channels, config.neck_width)
+    if images[0] * size[0] * size[1] < _MANY_PIXELS and max(widths) < _WIDE:
+        return  # what any machine has; finding it out takes most of a second
+    copies = 5 if config.ema else 4
+    kept = 1.0 if config.precision == "fp32" else 0.5
+    kept *= not config.checkpoint_activations
+    frozen = teacher.parameters if teacher else 0
+    check_memory(lambda: build(description, teacher), images, device, copies, frozen, kept)
+
+
+_MANY_PIXELS, _WIDE = 2**16, 1024
+_NOT_OURS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+
+
 def make_accelerator(config: Config, out: Path) -> Accelerator:
     """Device, precision, accumulation and trackers of a run."""
     if config.precision == "fp16" and not torch.cuda.is_available():
@@ -165,14 +203,26 @@ def make_accelerator(config: Config, out: Path) -> Accelerator:
     log_with = None if config.log_with == "none" else config.log_with
     if log_with and log_with not in map(str, get_available_trackers()):
         raise InputError(f"log_with={log_with} needs its library: pip install {log_with}")
+    asked = [name for name in _NOT_OURS if parse_flag_from_env(f"ACCELERATE_USE_{name}")]
+    if asked:
+        raise InputError(f"ACCELERATE_USE_{asked[0]} is set, which is not supported here; unset it")
+    # as far as the GPU has such kernels; it warns of one that has none
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    torch.backends.cudnn.deterministic = config.deterministic
     # Accelerate's settings are global to the process, and a second run in it may want others.
     AcceleratorState._reset_state()
     GradientState._reset_state()
     torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
+    # of other encoders and models some have parameters that no output depends on
+    known = config.model in ("ktda", "upernet") and config.student.startswith("tu-convnext")
     precision = "no" if config.precision == "fp32" else config.precision
     return Accelerator(
         mixed_precision=precision,
-        gradient_accumulation_steps=config.accumulate,
+        # a plugin, because the environment goes before a number
+        gradient_accumulation_plugin=GradientAccumulationPlugin(config.accumulate),
+        dynamo_backend="no",
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=not known)],
         log_with=log_with,
         project_dir=out / "logs",  # of trackers that write files
     )

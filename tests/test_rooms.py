@@ -20,7 +20,7 @@ DOORS = ("cli", "data/builtin.py")
 FLOORS = (
     ("errors", "seeding", "files", "schema", "yaml_files"),
     ("images", "relations", "losses", "settings", "config"),
-    ("weights", "data"),
+    ("weights", "data", "memory"),
     ("student", "teacher", "extractors", "fam", "neck", "adapters", "fmm", "heads", "targets"),
     ("model", "optimisation"),
     ("baselines", "official"),

@@ -1,6 +1,7 @@
 """What a step does: passes, terms and their weights, precision, accumulation, what is frozen."""
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from ktda.optimisation import learning_rate, parameter_groups
 from ktda.runs import progress
 from ktda.teacher import Teacher
 from ktda.training import train
+from ktda.weights.tensors import read_metadata
 
 pytestmark = pytest.mark.usefixtures("quiet")
 
@@ -262,7 +264,16 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run(
     tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses = Objective.__call__
-    monkeypatch.setattr(Objective, "__call__", lambda *a: {k: v * float("nan") for k, v in losses(*a).items()})
-    with pytest.raises(InputError, match="segmentation loss is no longer finite in epoch 1; lower learning_rate"):
-        train(str(tiny_set), tiny(), tmp_path / "run")
+    calls = []
+
+    def broken(*given: object) -> dict:
+        calls.append(None)
+        factor = float("nan") if len(calls) == 2 else 1.0
+        return {name: value * factor for name, value in losses(*given).items()}
+
+    monkeypatch.setattr(Objective, "__call__", broken)
+    tiles = r"\(tiles train\d_patch_\d\.png, train\d_patch_\d\.png\)"
+    with pytest.raises(InputError, match=rf"segmentation loss is not finite at step 2 {tiles}; lower learning_rate"):
+        train(str(tiny_set), tiny(checkpoint_steps=1), tmp_path / "run")
     assert manifest_of(tmp_path / "run")["status"] == "failed"
+    assert json.loads(read_metadata(tmp_path / "run/checkpoint.safetensors")["state"])["batch"] == 1  # the good one

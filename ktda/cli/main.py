@@ -105,7 +105,12 @@ def train(
 def _tell(out: Path, metrics: dict, scored: bool) -> None:
     """What a run came to, and where its pictures are; a picture that fails costs a line, not the run."""
     manifest = read_json(out / "manifest.json")
-    for note in manifest["data"]["notes"]:
+    data = manifest["data"]
+    found = zip(data["classes"], metrics["precision"], metrics["recall"], strict=True)
+    never = [name for name, precision, recall in found if precision is None and recall is not None]
+    if scored and never:
+        data["notes"].append(f"never predicted on {metrics['split']}: {', '.join(never)}")
+    for note in data["notes"]:
         typer.echo(f"note: {note}")
     for part, count in (manifest.get("init_tensors") or {}).items():
         typer.echo(f"{part}: {count['taken']} tensors of {manifest['init']}, {count['anew']} started anew")

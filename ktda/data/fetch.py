@@ -31,6 +31,10 @@ HUB = "https://huggingface.co"
 PROBE_SECONDS = 5.0  # without a network the answer must come soon
 STALL_SECONDS = 30.0  # silence on an open connection that counts as broken
 ATTEMPTS = 5  # in a row without a single new byte
+MAX_ANSWER = 10**7  # bytes of what the hub tells of a repository
+MAX_ENTRIES = 10**6
+MAX_RATIO = 50  # of bytes unpacked; images are compressed already
+_ILL_TYPED = (TypeError, LookupError, AttributeError)
 PAUSE_SECONDS = 2.0  # after an attempt without a new byte, times the number of those
 
 
@@ -50,6 +54,8 @@ def fetch(name: str, out: Path | None = None, archive: Path | None = None) -> Pa
         InputError: Unknown name, no network, an occupied ``out``, a full disk, a wrong hash or a
             bad archive.
     """
+    if archive and archive.exists() and not archive.is_file():
+        raise InputError(f"{archive}: expected a regular file")
     if name not in builtin.DOWNLOADS:
         known = ", ".join(builtin.DOWNLOADS)
         raise InputError(f"{name!r} cannot be fetched; choose one of {known}")
@@ -114,12 +120,15 @@ def resolve(endpoint: str, repo: str, file: str) -> tuple[str, int, str | None]:
     try:
         url = f"{endpoint}/api/datasets/{repo}/revision/main?blobs=true"
         with urllib.request.urlopen(url, timeout=PROBE_SECONDS) as response:
-            answer = json.load(response)
+            answer = json.loads(response.read(MAX_ANSWER))
         commit = re.fullmatch("[0-9a-f]{40}", answer["sha"])[0]
         entry = {entry["rfilename"]: entry for entry in answer["siblings"]}[file]
-        return commit, entry["size"], entry.get("lfs", {}).get("sha256")
-    except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError) as error:
-        found = f"{endpoint} cannot be reached, or does not tell of {repo} ({error})"
+        size, known = entry["size"], entry.get("lfs", {}).get("sha256")
+        if type(size) is not int or size < 0 or not isinstance(known, str | None):
+            raise ValueError(f"size {size!r:.40}, SHA-256 {known!r:.40}")
+        return commit, size, known
+    except (OSError, http.client.HTTPException, ValueError, *_ILL_TYPED) as error:
+        found = f"{endpoint} cannot be reached, or does not tell of {repo} ({_line(error)})"
         address = f"{HUB}/datasets/{repo}/resolve/main/{file}"
         command = f"`ktda data fetch {Path(file).stem} --zip FILE`"
         cure = f"without a network download {address} elsewhere and run {command}"
@@ -133,6 +142,7 @@ def download(url: str, part: Path, size: int) -> None:
         InputError: The server refuses, or ``ATTEMPTS`` in a row brought no byte; ``part`` is kept.
     """
     failures = 0
+    _check_room(size, part, url)
     while (have := _size(part)) != size:
         time.sleep(PAUSE_SECONDS * failures)
         try:
@@ -141,8 +151,8 @@ def download(url: str, part: Path, size: int) -> None:
         except (OSError, http.client.HTTPException) as error:
             code = getattr(error, "code", 500)
             if code < 500 and code not in (408, 429):
-                raise InputError(f"{url}: the server answered {error}") from error
-            reason = error
+                raise InputError(f"{url}: the server answered {_line(error)}") from error
+            reason = _line(error)
         got = _size(part)
         failures = 0 if got > have else failures + 1
         if failures >= ATTEMPTS:
@@ -157,8 +167,26 @@ def _receive(url: str, part: Path, size: int, start: int) -> None:
         mode = "ab" if response.status == 206 else "wb"  # 200: the whole, from the beginning
         with part.open(mode) as file:
             bar = {"total": size, "initial": file.tell(), "desc": url}
+            left = size - file.tell()
             with tqdm.wrapattr(file, "write", **bar, disable=None, leave=False) as target:
-                shutil.copyfileobj(response, target, 1 << 20)
+                while block := response.read(min(1 << 20, left + 1)):
+                    left -= len(block)
+                    if left < 0:
+                        found = f"the server sends more than the {size} bytes that it told of"
+                        raise InputError(f"{url}: {found}")
+                    target.write(block)
+
+
+def _check_room(size: int, path: Path, what: Path | str) -> None:
+    """Refuse what the disk of a path to be has no room for."""
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        found = f"{size / 1e9:.1f} GB, and {path.parent} has room for {free / 1e9:.1f} GB"
+        raise InputError(f"{what}: needs {found}; choose another --out")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())  # of a redirect without end urllib tells in several lines
 
 
 def _size(part: Path) -> int:
@@ -176,6 +204,12 @@ def unpack(archive: Path, out: Path) -> Path:
         with zipfile.ZipFile(archive) as opened:
             entries = opened.infolist()
             members = [m for m in entries if not m.filename.startswith("__MACOSX/")]
+            # zipfile gives no more bytes of an entry than these
+            total = sum(member.file_size for member in members)
+            if len(members) > MAX_ENTRIES or total > MAX_RATIO * archive.stat().st_size:
+                found = f"{len(members)} entries would become {total / 1e9:.1f} GB"
+                raise InputError(f"{archive}: {found}; that is no archive of images")
+            _check_room(total, out.parent, archive)
             for member in members:
                 name = member.filename.replace("\\", "/")
                 outside = ":" in name or name.startswith("/") or ".." in name.split("/")

@@ -114,18 +114,23 @@ class TileSet:
                 differ in size; or a label (after ``value_map``) is none of the classes.
         """
         image = self.read_image(pair.image)
-        mask = read_mask(pair.mask, self.value_map)
+        mask = self.read_labels(pair.mask)
         if image.shape[:2] != mask.shape:
             sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (image, mask)]
             found = f"the image is {sizes[0]} pixels and its mask {sizes[1]}"
             raise InputError(f"{pair.image}: {found}; make them equal")
+        return image, mask
+
+    def read_labels(self, path: Path) -> np.ndarray:
+        """Decode a mask alone, as `read` does: (H, W) uint8."""
+        mask = read_mask(path, self.value_map)
         wrong = np.unique(mask[(mask >= self.num_classes) & (mask != self.ignore_index)])
         if wrong.size:
             labels = ", ".join(map(str, wrong[:8]))
             known = f"a class (0 to {self.num_classes - 1}) nor ignore_index {self.ignore_index}"
             cure = "mend the mask, the classes or value_map"
-            raise InputError(f"{pair.mask}: labels {labels} are neither {known}; {cure}")
-        return image, mask.astype(np.uint8)
+            raise InputError(f"{path}: labels {labels} are neither {known}; {cure}")
+        return mask.astype(np.uint8)
 
     def read_image(self, path: Path) -> np.ndarray:
         """Decode an image alone, as `read` does: (H, W, bands) uint8."""

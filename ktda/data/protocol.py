@@ -7,7 +7,9 @@ paper: select on the reported split, as the authors' code does (grass: val; clou
 the test folder).
 """
 
-from dataclasses import dataclass, field
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -90,6 +92,39 @@ def choose_splits(
         order = torch.randperm(len(left_out), generator=generator(seed, "unlabelled")).tolist()
         left_out = [left_out[i] for i in sorted(order[:unlabelled_tiles])]
     return Splits(chosen, select, select_name, report, reported, left_out)
+
+
+def check_tiles(tile_set: TileSet, splits: Splits, labelled: bool = True) -> TileSet:
+    """Read what a run would read at its end only, and the labels to train on.
+
+    Args:
+        labelled: whether labels are trained on.
+
+    Returns:
+        The data with a note on classes that no training label names.
+
+    Raises:
+        InputError: a tile to score, or a training mask, cannot be read; or no pixel has a class.
+    """
+    seen = np.zeros(256, bool)
+
+    def read(pair: Pair) -> None:
+        tile_set.read(pair)
+
+    def look(pair: Pair) -> None:
+        seen[np.unique(tile_set.read_labels(pair.mask))] = True
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
+        any(pool.map(read, dict.fromkeys(splits.select + splits.report)))
+        any(pool.map(look, splits.train if labelled else ()))
+    absent = [name for name, there in zip(tile_set.classes, seen, strict=False) if not there]
+    if labelled and len(absent) == tile_set.num_classes:
+        cure = "name the classes' values in value_map"
+        raise InputError(f"{tile_set.root}: no pixel of the training tiles has a class; {cure}")
+    if not labelled or not absent:
+        return tile_set
+    note = f"no training pixel is {', '.join(absent)}: nothing can be learned of it"
+    return replace(tile_set, notes=(*tile_set.notes, note))
 
 
 def _some_pairs(tile_set: TileSet, split: str) -> list[Pair]:

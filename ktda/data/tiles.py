@@ -72,6 +72,12 @@ class Tiles(Dataset):
             "index": index,
         }
 
+    def name_of(self, index: int) -> str:
+        """The name of the image that an item is of."""
+        if index < len(self.pairs):
+            return self.pairs[index].image.name
+        return self.unlabelled.images_at[index - len(self.pairs)].name
+
     def _decode(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (bands, H, W) and mask (H, W), both uint8."""
         if index in self.decoded:

@@ -45,7 +45,10 @@ def find_images(sources: Sequence[str]) -> list[Path]:
             inside = [p for p in path.rglob("*") if p.suffix.lower() in suffixes]
             images = [p for p in inside if not p.name.startswith(".")]
         elif path.suffix == ".txt" and path.is_file():
-            lines = path.read_text(encoding="utf-8").splitlines()
+            try:
+                lines = path.read_text(encoding="utf-8").splitlines()
+            except UnicodeDecodeError as error:
+                raise InputError(f"{path}: expected a list in UTF-8 ({error})") from error
             images = [path.parent / line.strip() for line in lines if line.strip()]
         else:
             images = [path]

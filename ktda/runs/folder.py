@@ -151,6 +151,8 @@ def start_manifest(progress: Progress, data: str, teacher: Teacher | None, **mor
         more["start"] = before["start"]
     tiles = {"train": splits.train, "select": splits.select, "report": splits.report}
     size = tile_set.read_image(splits.report[0].image).shape[:2]  # (H, W, bands)
+    if config.crop:  # refused now, not in the first step
+        inference_gflops(model, (config.crop, config.crop), device)
     return Manifest(
         out / MANIFEST,
         resumed=resumed,
@@ -207,11 +209,21 @@ def inference_gflops(
 
     Counted are matrix products, convolutions and attention; sums, norms and activations are not.
     Every part of the model is left in the mode that it had.
+
+    Raises:
+        InputError: the model does not take such an image.
     """
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
-    with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, len(getattr(model, "mean", "RGB")), *size, device=device))
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, len(getattr(model, "mean", "RGB")), *size, device=device))
+    except InputError:
+        raise
+    except (AssertionError, RuntimeError, ValueError) as error:  # of an encoder made for one size
+        found = f"the model does not take images of {size[1]}x{size[0]} pixels"
+        cure = "choose another student, or tiles and crop of another size"
+        raise InputError(f"{found} ({' '.join(str(error).split())[:150]}); {cure}") from error
     for module, training in modes:
         module.training = training
     return counter.get_total_flops() / 1e9

@@ -5,7 +5,7 @@ import io
 import math
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,8 @@ class Progress:
         seconds: spent so far, also before a resume.
         sums: of the running epoch's losses.
         statistics: the teacher's channel statistics, one (2, D) tensor per map; empty without.
+        finite: batches since `finite_from` up to which the sum of each loss was a finite number.
+        stems_of: gives the names of a batch's tiles.
         averaged: the model of averaged weights; None without.
         tile: side in pixels of what the model sees in training.
     """
@@ -66,6 +68,9 @@ class Progress:
     statistics: list[Tensor] = field(default_factory=list)
     averaged: AveragedModel | None = None
     tile: int = 0
+    finite: dict[str, Tensor] = field(default_factory=dict)
+    finite_from: int = 0
+    stems_of: Callable[[int], list[str]] = lambda batch: []
 
     def __post_init__(self) -> None:
         self.tile = training_tile(self.config, self.tile_set, self.splits.train)
@@ -82,18 +87,17 @@ class Progress:
         """Add a batch's losses to the epoch's sums, on the device: nothing waits for it."""
         for name, value in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+            self.finite[name] = self.finite.get(name, 0) + self.sums[name].isfinite()
         self.batch += 1
         if self.averaged and self.batch % self.config.accumulate == 0:
             self.averaged.update_parameters(self.model)
 
     def end_epoch(self, epoch: int, step: int, batches: int, evaluated: bool) -> None:
         """Add a line to ``history.csv``; score the selection tiles, and keep weights that lead."""
-        for name, total in self.sums.items():
-            if not math.isfinite(float(total)):
-                cure = "lower learning_rate or distill_weight"
-                raise InputError(f"the {name} loss is no longer finite in epoch {epoch}; {cure}")
+        self._check_finite()
         losses = {f"loss_{name}": float(total) / batches for name, total in self.sums.items()}
         self.sums = {}
+        self.finite, self.finite_from = {}, self.batch
         row = {
             "epoch": epoch,
             "step": step,
@@ -109,6 +113,16 @@ class Progress:
             writer.writeheader()
             writer.writerows(self.history)
             write_beside(self.out / "history.csv", text.getvalue())
+
+    def _check_finite(self) -> None:
+        """Raise `InputError` where a loss is no number any more: nothing of it shall be kept."""
+        for name, total in self.sums.items():
+            if not math.isfinite(float(total)):
+                batch = self.finite_from + int(self.finite[name])
+                where = f"at step {batch // self.config.accumulate + 1}"
+                tiles = f"tiles {', '.join(self.stems_of(batch)[:8])}"
+                cure = "lower learning_rate or distill_weight; what was kept is from before it"
+                raise InputError(f"the {name} loss is not finite {where} ({tiles}); {cure}")
 
     def _select(self, step: int) -> float | None:
         """The mean IoU on the selection tiles; the weights are kept where it leads.
@@ -157,6 +171,7 @@ class Progress:
 
     def save(self) -> None:
         """Write the checkpoint."""
+        self._check_finite()
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
@@ -179,6 +194,7 @@ class Progress:
             self.accelerator.scaler.load_state_dict(scaler)
         for name, value in state.items():
             setattr(self, name, value)
+        self.finite_from = self.batch
         if self.averaged:
             self.averaged.load_state_dict(below("ema/", extra))
         maps = below("statistics/", extra)

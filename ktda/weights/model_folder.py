@@ -16,6 +16,8 @@ from ktda.errors import InputError, suggest_name
 from ktda.files import check_fields
 
 FORMAT = 1
+MOST_BLOCKS = 128  # each is built, even if it takes no memory
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin")  # suffixes of files that hold a teacher
 FIELDS = {
     "format": int,
     "model": str,
@@ -54,15 +56,16 @@ def check_options(options: Any, where: str) -> dict[str, Any]:
             message = f"{where} sets {name!r}, which no file may"
             raise InputError(f"{message}; {suggest_name(name, sorted(OPTIONS))}")
         numbers = value if isinstance(value, list) else [value]
-        plain = isinstance(value, str | bool | None) or all(map(_is_size, numbers))
+        most = MOST_BLOCKS if name.startswith("depth") else 65_536
+        plain = isinstance(value, str | bool | None) or all(_is_size(n, most) for n in numbers)
         if not plain or len(numbers) > 64 or len(str(value)) > 500:
             message = f"{where}: {name} is {str(value)[:80]!r}"
-            raise InputError(f"{message}; expected a flag, a word, or numbers from 0 to 65,536")
+            raise InputError(f"{message}; expected a flag, a word, or numbers from 0 to {most:,}")
     return options
 
 
-def _is_size(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value <= 65_536
+def _is_size(value: Any, most: int) -> bool:
+    return type(value) in (int, float) and 0 <= value <= most
 
 
 def check_model_folder(content: Any, path: Path, constructor: Callable[[str], Callable]) -> None:
@@ -97,7 +100,7 @@ def check_model_folder(content: Any, path: Path, constructor: Callable[[str], Ca
         raise InputError(f"{where}: ignore_index is {index}, expected 0 to 65535")
     _check_normalisation(content["normalisation"], arguments.get("in_channels", 3), where)
     if "teacher" in content:
-        _check_teacher(content["teacher"], where)
+        _check_teacher(content["teacher"], path.parent, where)
 
 
 def _check_arguments(model: str, arguments: dict[str, Any], constructor: Callable[[str], Callable], where: str) -> None:
@@ -129,6 +132,14 @@ def _check_normalisation(content: dict[str, Any], channels: int, where: str) -> 
     if "bands" in content:
         check_fields(content, {"of": int}, where)
         ranges["bands"] = (1, content["of"])
+    check_fields(content, {"input": str} if "input" in content else {}, where)
+    for name in ("names", "stretch"):
+        check_fields(content, {name: list} if name in content else {}, where)
+        if len(content.get(name, ())) not in (0, channels):
+            raise InputError(f"{where}: {name} has not one entry for each of {channels} bands")
+    for low_high in content.get("stretch", ()):
+        if not _are_numbers(low_high, -1e12, 1e12, 2) or low_high[0] >= low_high[1]:
+            raise InputError(f"{where}: stretch has {str(low_high)[:80]}; expected [low, high]")
     for name, (low, high) in ranges.items():
         if not _are_numbers(content.get(name), low, high, channels):
             expected = f"expected {channels} numbers from {low:g} to {high:g}"
@@ -137,11 +148,16 @@ def _check_normalisation(content: dict[str, Any], channels: int, where: str) -> 
         raise InputError(f"{where}: bands are {content['bands']}; expected whole numbers")
 
 
-def _check_teacher(teacher: dict[str, Any], where: str) -> None:
-    """The arguments of `ktda.teacher.Teacher`."""
+def _check_teacher(teacher: dict[str, Any], folder: Path, where: str) -> None:
+    """The arguments of `ktda.teacher.Teacher`; a file of weights may lie in the folder alone."""
     where = f"{where}: teacher"
     _check_names(teacher, _TEACHER, where)
     check_fields(teacher, {"name": str}, where)
+    file = Path(teacher["name"])
+    inside = file.suffix == ".safetensors" and file.name == str(file) and (folder / file).is_file()
+    if file.suffix in WEIGHTS and not inside:
+        cure = f"put it into {folder} as .safetensors, and name it without a folder"
+        raise InputError(f"{where}: its weights are a file elsewhere, {file}; {cure}")
     settings = {f"teacher_{k}": v for k, v in teacher.items() if k not in ("name", "seed")}
     settings["teacher_blocks"] = settings.get("teacher_blocks") or []
     settings |= {"teacher": teacher["name"], "seed": teacher.get("seed", 0)}

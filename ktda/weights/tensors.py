@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,11 +65,13 @@ def open_torch(path: Path | str) -> Any:
     """All that a PyTorch file holds, opened with ``weights_only=True``; errors as `read_tensors`."""
     _check_is_file(Path(path))
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of files that torch takes for those of old versions
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is not its own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        message = f"{path} does not open with torch.load(weights_only=True): {reason}"
-        raise InputError(message) from error
+        # Not torch's reason: it advises to open the file without this protection.
+        message = f"{path} does not open with torch.load(weights_only=True)"
+        raise InputError(f"{message}: it is damaged, or holds more than tensors") from error
 
 
 def find_tensors(content: Any, path: Path | str) -> dict[str, Tensor]:

@@ -11,9 +11,10 @@ from torch import nn
 
 from ktda.errors import InputError
 from ktda.files import file_sha256, read_json
+from ktda.memory import check_fit, of_shapes
 from ktda.seeding import seeded
 from ktda.weights.hub import hub_file
-from ktda.weights.model_folder import check_options
+from ktda.weights.model_folder import WEIGHTS, check_options
 from ktda.weights.tensors import (
     WeightsRecord,
     load_by_timm,
@@ -39,7 +40,7 @@ def load_vision_transformer(name: str, pretrained: bool = True, seed: int = 0) -
     ``config.json`` (of a hub id, or beside a file), or by its name alone.
     """
     path = DEMO if name == "demo" else Path(name)
-    is_file = path.suffix in (".safetensors", ".pth", ".pt", ".bin")
+    is_file = path.suffix in WEIGHTS
     repo = name.removeprefix("hf-hub:").removeprefix("hf_hub:") if "/" in name else None
     if name == "random":
         description = {"vision_transformer": TINY}
@@ -138,10 +139,12 @@ def _from_description(name: str, description: dict) -> nn.Module:
 
 
 def _from_file(path: Path, description: dict) -> nn.Module:
-    model = _from_description(str(path), description)
     tensors = read_tensors(path)
-    own = model.state_dict()
+    message = f"{path} does not fit {description.get('architecture', 'its own description')}"
+    make = functools.partial(_from_description, str(path), description)
+    own = (of_shapes(make) or make()).state_dict()
     tensors = {k: v for k, v in tensors.items() if k in own or not k.startswith(_CLASSIFIERS)}
-    what = description.get("architecture", "its own description")
-    load_strict(model, tensors, f"{path} does not fit {what}")
+    check_fit(make, tensors, message)
+    model = make()
+    load_strict(model, tensors, message)
     return model

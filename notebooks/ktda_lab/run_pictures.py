@@ -1,6 +1,7 @@
 """Pictures of a finished run, drawn from its folder alone: curves, scores, confusion, and its best and worst tiles."""
 
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,14 @@ def _check_finished(run: Path) -> None:
         raise InputError(f"{run} was not scored (distilled alone, or no labels): there is nothing to draw")
 
 
+def _read(read: Callable[[Path], Any], path: Path) -> Any:
+    try:
+        return read(path)
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is damaged ({reason:.100}); copy it anew, or train again") from error
+
+
 def draw_run(run: Path | str, tiles: int = 4) -> list[Path]:
     """Draw a finished run into ``RUN/figures``, and say in ``figures.json`` what each picture shows.
 
@@ -69,7 +78,7 @@ def draw_run(run: Path | str, tiles: int = 4) -> list[Path]:
     pictures = [
         (
             "learning_curves",
-            figures.learning_curves(pd.read_csv(run / "history.csv"), f"{name}: learning curves"),
+            figures.learning_curves(_read(pd.read_csv, run / "history.csv"), f"{name}: learning curves"),
             "Mean losses per epoch as they enter the sum, mIoU on the selection tiles with a ring around the weights "
             "that were kept, and the learning rate.",
         ),
@@ -115,9 +124,9 @@ def prediction_gallery(run: Path, tile_set: TileSet, metrics: dict[str, Any], ti
         tiles: how many.
         title: of the figure.
     """
-    with np.load(run / "confusions.npz") as archive:
-        matrices = archive[metrics["split"]]  # (images, K, K), rows = label
-        stems = archive[f"{metrics['split']}_stems"]
+    arrays = _read(lambda path: dict(np.load(path)), run / "confusions.npz")
+    matrices = arrays[metrics["split"]]  # (images, K, K), rows = label
+    stems = arrays[f"{metrics['split']}_stems"]
     chosen = worst_to_best(matrices, tiles)
     pairs = {pair.stem: pair for pair in tile_set.pairs(metrics["split"])}
     shown = Tiles(tile_set, [pairs[stem] for stem in stems[chosen]])

@@ -64,7 +64,7 @@ def read_notebook(source: str | Path) -> Notebook:
     raw = path.read_bytes()
     try:
         content = nbformat.reads(raw.decode(), as_version=4)
-    except (ValueError, KeyError, AttributeError) as error:  # NotJSONError and UnicodeDecodeError are ValueErrors
+    except (ValueError, KeyError, AttributeError, TypeError) as error:  # NotJSONError is a ValueError
         raise InputError(f"{path} is not a Jupyter notebook: {str(error).strip().splitlines()[0][:120]}") from None
     if any("injected-parameters" in cell.metadata.get("tags", []) for cell in content.cells):
         raise InputError(f"{path} is an executed copy (it holds injected parameters); run its source")
