@@ -19,6 +19,7 @@ HASHES = {
     "smoke": "b364a4fe7853e97b45a5d2b42231d7b848f85e8f3fce0f88cdee6f99db715856",
     "demo": "2c52735255b35b6a8ce41a1a1d053de43b5d0a5c545082cc7d1a6de74cc5d2fb",
     "paper": "d8a55e9578ed10fb52fcd9d33578fe09afe1ae13c951d3beb64a58876beeb492",
+    "few_labels": "08737df9ccf786d92224d2814a88b13645ec65bcef8351bedc038a7b33d02ae6",
     "grid": "024918b8281fcbcaeb324c1e066b0c8c7fef78727d938e3b6d8fffda4ecf1bbe",
 }
 CLOUD_HASH = "93c02d7118a51948802bbd1f1b06c5d47d70752d62f4fbf05c8de2c03cda678e"
@@ -103,7 +104,7 @@ def test_the_command_prints_every_setting_in_80_columns(capsys: pytest.CaptureFi
 def test_one_setting_with_its_presets(capsys: pytest.CaptureFixture) -> None:
     print_settings("fmm_depth")
     expected = ["fmm_depth = 4  (a whole number from 1 to 64)", "blocks of the FMM per level"]
-    expected += [f"preset {preset}: 1" for preset in ("smoke", "demo", "grid")]
+    expected += [f"preset {preset}: 1" for preset in ("smoke", "demo", "few_labels", "grid")]
     assert [line.strip() for line in capsys.readouterr().out.splitlines()] == expected
 
 
@@ -178,7 +179,10 @@ def test_every_setting_is_explained_and_every_number_bounded() -> None:
         if type(field.default) in (int, float) and name != "student_passes":
             assert {type(bound).__name__ for bound in field.metadata} == {"Ge", "Le"}, name
             high = next(bound.le for bound in field.metadata if hasattr(bound, "le"))
-            assert getattr(make_config("paper", {name: high, "neck_scales": [1] * 4, "tiles": 1} | {name: high}), name)
+            assert getattr(
+                make_config("paper", {name: high, "neck_scales": [1] * 4, "tiles": 1, "unlabelled": 1} | {name: high}),
+                name,
+            )
             with pytest.raises(InputError, match=f"{name}=.*expected a .*number from .* to {high:,}"):
                 make_config("paper", {name: 2 * high + 1})
 
