@@ -22,7 +22,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # What a run in the tests takes instead of the defaults; OUT is a temporary folder where it is declared.
 QUICK = {
-    "00_quickstart": {"PRESET": "smoke"},
+    "00_quickstart": {"PRESET": "smoke", "LEARN": "demo_grass", "STEPS": 2},
     "05_training": {"PRESET": "smoke", "DATA": "demo_cloud"},
 }
 

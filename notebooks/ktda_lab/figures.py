@@ -91,6 +91,31 @@ def prediction_gallery(
     return gallery(rows, tile_notes(images, names, shares), patches, title)
 
 
+def model_gallery(
+    images: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    predictions: Mapping[str, Sequence[Tensor]],
+    tile_set: TileSet,
+    title: str = "",
+) -> Figure:
+    """Tiles, labels and the predictions of several models; below, the share of labelled pixels that each has right.
+
+    Args:
+        images: (3, H, W) RGB in [0, 1], up to about eight.
+        masks: (H, W) class indices.
+        predictions: by the model's name, as `masks`.
+        tile_set: gives class names and colours.
+    """
+    rows = {"image": [rgb(i) for i in images], "label": [colour_mask(m, tile_set) for m in masks]}
+    rows |= {name: [colour_mask(p, tile_set) for p in found] for name, found in predictions.items()}
+    notes = []
+    for place, mask in enumerate(masks):
+        valid = mask != tile_set.ignore_index
+        right = [(found[place] == mask)[valid].double().mean() for found in predictions.values()]
+        notes.append("right: " + ", ".join(f"{100 * share:.0f} %" for share in right))
+    return gallery(rows, notes, class_patches(tile_set, masks), title)
+
+
 def feature_maps(
     images: Sequence[Tensor], maps: Sequence[Tensor], blocks: Sequence[str], names: Sequence[str] = (), title: str = ""
 ) -> Figure:

