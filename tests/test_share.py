@@ -39,7 +39,9 @@ from ktda.share.segmenter import Segmenter
 from ktda.share.stac import describe_file
 from ktda.trained import open_model
 from ktda.training import train
+from ktda_lab.paper.published import facts
 
+ROOT = Path(__file__).resolve().parents[1]
 ABOUT = {"classes": ("low", "middle", "high"), "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]]}
 
 
@@ -518,3 +520,15 @@ print(torch.equal(first(x), second(x)), first.content == second.content)
     )
     assert said.splitlines() == [f"{hub}/me/mine/commit/{'0123456789' * 4}", "True True"]
     assert {path.name for path in (tmp_path / "store").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+
+
+def test_the_guide_states_the_published_numbers() -> None:
+    guide = (ROOT / "docs" / "share.md").read_text()
+    sets = facts()["sets"]
+    for name, about in sets.items():
+        (method,) = [row for row in about["rows"] if row["method"] == about["method"]]
+        (line,) = [line for line in guide.splitlines() if line.startswith(f"| {name}, ")]
+        assert f"| {method['miou']:.2f} |" in line
+        assert " ".join(f"{share:.2f}" for share in about["shares"]["percent"]) in line
+    highest = max(sets["cloud"]["rows"], key=lambda row: row["miou"])
+    assert f"{highest['miou']:.2f}, {highest['method']}'s" in " ".join(guide.split())

@@ -168,7 +168,7 @@ def _summary(metrics: dict, classes: list[str]) -> str:
         return "     -" if value is None else f"{100 * value:6.2f}"
 
     how = metrics.get("evaluation", "whole image")  # as all were, before it was written down
-    about = f"(percent; {metrics['split']}, protocol {metrics['protocol']}, {how})"
+    about = f"(percent; {metrics['split']}, protocol {metrics['protocol'] or 'not recorded'}, {how})"
     lines = [f"{'class':16} {'IoU':>6} {'F1':>6} {'prec.':>6} {'recall':>6}   {about}"]
     for i, name in enumerate(classes):
         row = " ".join(percent(metrics[key][i]) for key in ("iou", "f1", "precision", "recall"))
