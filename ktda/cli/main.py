@@ -61,7 +61,7 @@ def _main(
 @app.command()
 def train(
     data: Annotated[str, typer.Argument(help="Name of a data set (ktda data list) or a folder in its layout.")],
-    preset: Annotated[str, typer.Option(help="smoke (seconds), demo (CPU minutes), few_labels, grid or paper.")] = "demo",
+    preset: Annotated[str, typer.Option(help="smoke (seconds), demo (minutes), few_labels, grid or paper.")] = "demo",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override one of `ktda settings`; may be repeated."),
