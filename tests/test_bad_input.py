@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -824,3 +824,59 @@ for case in table.SETTINGS:
     (tmp_path / "set").symlink_to(tiny_set)
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+# As processes of their own
+
+
+def run(words: list[str], cwd: Path, before: Sequence[str] = ()) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'notebooks'}", "OMP_NUM_THREADS": "1"}
+    words = [*before, sys.executable, "-m", "ktda", *words]
+    return subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ALL[:: len(ALL) // 25])
+def test_the_same_as_a_process(case: Case, place: Path, finished_run: Path) -> None:
+    case.make(place)
+    done = run(typed(case, place, finished_run), place)
+    check(case, done.returncode, done.stdout, done.stderr)
+
+
+LOCKED = [  # what nobody may not read, or not write into; with what is typed, and what is said
+    ("set/dataset.yaml", 0, "data check SET", "set/dataset.yaml: cannot be read as YAML: [Errno 13] Permission denied"),
+    (IMAGE, 0, "train SET TINY --out out/r --set tiles=6", "train0_patch_0.png"),
+    (MASK, 0, "train SET TINY --out out/r", "train0_patch_0.png"),
+    ("set/img_dir/train", 0, "data check SET", "set/img_dir/train: Permission denied"),
+    ("set/img_dir", 0, "train SET TINY --out out/r", "Permission denied"),
+    ("closed", 0o555, "train SET TINY --out closed/r", "closed/r: Permission denied"),
+    ("closed", 0o555, "evaluate MODEL --out closed/x.json", "Permission denied"),
+    ("closed", 0o555, "export-encoder MODEL --out closed/e.safetensors", "Permission denied"),
+    ("closed", 0o555, "predict MODEL s.png --out closed/maps", "closed/maps: Permission denied"),
+    ("s.png", 0, "predict MODEL s.png --out out/maps", "s.png"),
+    (WEIGHTS, 0, "evaluate MODEL", "model.safetensors"),
+    ("model/config.json", 0, "evaluate MODEL", "model/config.json: Permission denied"),
+    ("model/manifest.json", 0, "train SET TINY --out MODEL --resume", "Permission denied"),
+    ("table.yaml", 0, "status table.yaml", "table.yaml"),
+    ("closed", 0o555, "data make demo_grass --tiles 4 --out closed/new", "Permission denied"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("setpriv"), reason="only root can give files away")
+@pytest.mark.parametrize(("name", "mode", "words", "says"), LOCKED)
+def test_what_is_not_permitted(
+    place: Path, tiny_set: Path, finished_run: Path, name: str, mode: int, words: str, says: str
+) -> None:
+    """As root without the right to pass over permissions, on files that are nobody's."""
+    for folder, source in (("set", tiny_set), ("model", finished_run)):  # whose files are links
+        shutil.rmtree(place / folder)
+        shutil.copytree(source, place / folder)
+    both(scene("s.png", COLOURS), put("table.yaml", TABLE))(place)
+    for new in ("closed", "out"):
+        (place / new).mkdir()
+    (place / name).chmod(mode)
+    os.chown(place / name, 65534, 65534)
+    without = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"]
+    done = run(typed(Case(words, says), place, finished_run), place, before=without)
+    check(Case(words, says), done.returncode, done.stdout, done.stderr)

@@ -151,8 +151,8 @@ def _check_normalisation(content: dict[str, Any], channels: int, where: str) -> 
 def _check_teacher(teacher: dict[str, Any], folder: Path, where: str) -> None:
     """The arguments of `ktda.teacher.Teacher`; a file of weights may lie in the folder alone."""
     where = f"{where}: teacher"
-    _check_names(teacher, _TEACHER, where)
     check_fields(teacher, {"name": str}, where)
+    _check_names(teacher, _TEACHER, where)
     file = Path(teacher["name"])
     inside = file.suffix == ".safetensors" and file.name == str(file) and (folder / file).is_file()
     if file.suffix in WEIGHTS and not inside:

@@ -59,6 +59,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
 def _check_is_file(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"no weights file at {path}")
+    path.open("rb").close()  # safetensors says of what may not be read that it is not there
 
 
 def open_torch(path: Path | str) -> Any:
