@@ -6,7 +6,6 @@ process). Every random draw is keyed by its place in the run, so a run resumed i
 bit-identical on a CPU to one that was not interrupted.
 """
 
-import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Sequence
@@ -79,7 +78,7 @@ class Trainer:
         self.tiles = Tiles(tile_set, pairs, augment, self.seed, cache, self.labelled, unlabelled)
         bare = accelerator.unwrap_model(self.model)
         self.progress = Progress(accelerator, config, bare, self.optimiser, tile_set, splits, out)
-        self.progress.stems_of = self._stems_of
+        self.progress.stems_of = lambda n: [self.tiles.name_of(i) for i in self.stream().at(n)]
         self.stream()  # refuses too few tiles before anything is written
 
     def stream(self) -> BatchStream:
@@ -96,11 +95,6 @@ class Trainer:
             unlabelled=config.unlabelled,
             extra=len(self.tiles) - self.labelled,
         )
-
-    def _stems_of(self, batch: int) -> list[str]:
-        """Names of the tiles of a batch of this process."""
-        stream = dataclasses.replace(self.stream(), start=batch)
-        return [self.tiles.name_of(index) for _, index in next(iter(stream))]
 
     def fit(self, resume: bool = False) -> None:
         """The loop, to the last step."""

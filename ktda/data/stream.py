@@ -1,7 +1,7 @@
 """The order of training tiles: an endless stream of batches that can start at any step."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -79,6 +79,10 @@ class BatchStream(Sampler[list[tuple[int, int]]]):
         for batch, more in zip(labelled, unlabelled, strict=True):
             # the unlabelled tiles stand behind the labelled ones in the set
             yield batch + [(turn, self.size + index) for turn, index in more]
+
+    def at(self, batch: int) -> list[int]:
+        """The tiles of one batch of this process."""
+        return [index for _, index in next(iter(replace(self, start=batch)))]
 
     def _passes(
         self, name: str, size: int, count: int, per_pass: int = 0
