@@ -33,8 +33,8 @@ class Identity(nn.Module):
         return 1000 * values
 
 
-@pytest.mark.parametrize(("size", "tile", "large"), [(40, 0, False), (40, 40, False), (40, 29, False), (40, 28, True)])
-def test_an_image_is_large_from_twice_the_pixels_of_a_training_tile_on(size: int, tile: int, large: bool):
+@pytest.mark.parametrize(("size", "tile", "large"), [(80, 0, False), (80, 80, False), (80, 40, False), (80, 39, True)])
+def test_an_image_is_large_from_twice_the_side_of_a_training_tile_on(size: int, tile: int, large: bool):
     assert is_large((size, size), tile) is large
 
 
@@ -62,7 +62,7 @@ def test_small_images_beside_large_ones_stay_whole(tmp_path: Path):
     assert torch.equal(both[:2], confusions(model, tile_set, small))
     tiles = "blended tiles of 32 px, overlap 0.25"
     texts = [describe_evaluation(tile_set, pairs, 32) for pairs in (small, large, small + large)]
-    assert texts == ["whole image", tiles, f"{tiles}; whole image up to 2048 px in area"]
+    assert texts == ["whole image", tiles, f"{tiles}; whole image up to 4096 px in area"]
     assert describe_evaluation(tile_set, large, 0) == "whole image"
 
 

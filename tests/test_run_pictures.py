@@ -21,7 +21,7 @@ from ktda_lab.run_pictures import draw_run, open_run, predict, worst_to_best
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    settings = {"model": "upernet", "student": "tu-mobilenetv3_small_050", "steps": 2, "decoder_channels": 8}
+    settings = {"model": "upernet", "student": "tu-mobilenetv3_small_050", "steps": 20, "decoder_channels": 8}
     train("demo_grass", make_config("smoke", settings), out)
     return out
 
@@ -60,7 +60,7 @@ def test_a_run_is_opened_with_its_own_data_and_settings(run: Path, tmp_path: Pat
     data, config = open_run(run)
     manifest = read_json(run / "manifest.json")
     assert data == "demo_grass"
-    assert (config.config_hash, config.seed, config.steps) == (manifest["config_hash"], 0, 2)
+    assert (config.config_hash, config.seed, config.steps) == (manifest["config_hash"], 0, 20)
     for name in ("repeat", "log_with"):  # settings that an older version did not know
         del manifest["config"][name]
     older = shutil.copytree(run, tmp_path / "older")
@@ -86,7 +86,10 @@ def test_tiles_run_from_the_worst_to_the_best():
 
 
 def test_predictions_are_those_that_were_scored(run: Path):
-    """The confusion matrix of a tile, counted from the predicted map, is the one that the run keeps."""
+    """The confusion matrix of a tile, counted from the predicted map, is the one that the run keeps.
+
+    Up to ties: the run scored some tiles at a time, which rounds otherwise.
+    """
     tile_set = open_data("demo_grass")
     with np.load(run / "confusions.npz") as archive:
         kept = archive["test"][0]
@@ -94,4 +97,5 @@ def test_predictions_are_those_that_were_scored(run: Path):
     (predicted,) = predict(run, [tile["image"]])
     counted = np.zeros_like(kept)
     np.add.at(counted, (tile["mask"].numpy().ravel(), predicted.numpy().ravel()), 1)
-    assert counted.tolist() == kept.tolist()
+    assert (kept.sum(0) > 0).sum() > 1  # a model that predicts one class alone would hide a fault
+    assert np.abs(counted - kept).sum() <= 0.004 * kept.sum()

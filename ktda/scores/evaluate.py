@@ -15,8 +15,7 @@ from ktda.data.folder import Pair, TileSet, open_data
 from ktda.data.tiles import Tiles
 from ktda.errors import InputError
 from ktda.files import read_json, replacing
-from ktda.images import model_input
-from ktda.scores.large import describe_evaluation, is_large, predict_by_tiles
+from ktda.scores.large import describe_evaluation, predict_classes
 from ktda.scores.metrics import confusion_matrices, scores
 from ktda.trained import open_model
 
@@ -62,14 +61,8 @@ def confusions(
         images = torch.stack([item["image"] for item in items])
         masks = torch.stack([item["mask"] for item in items])
         classes, ignore = tile_set.num_classes, tile_set.ignore_index
-        if is_large(masks.shape[1:], tile):
-            maps = [predict_by_tiles(model, image, classes, tile, device) for image in images]
-            predictions = torch.stack(maps).long()  # (N, H, W)
-        else:
-            masks = masks.to(device)
-            logits = model(model_input(model, images.to(device)))
-            predictions = logits.argmax(1)  # (N, K, H, W) -> (N, H, W)
-        matrices = confusion_matrices(predictions, masks, classes, ignore)
+        predictions = predict_classes(model, images, classes, tile, device)  # (N, H, W)
+        matrices = confusion_matrices(predictions, masks.to(device), classes, ignore)
         found += zip([item["index"] for item in items], matrices, strict=True)
     model.train(training)
     if world > 1:

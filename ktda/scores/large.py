@@ -2,8 +2,9 @@
 
 A model has seen one size of image; far beyond it, its grid of patches is one that it never met, and
 attention over all of them costs with the square of the pixels. So an image of more than `LARGER`
-times the pixels of a training tile is cut into tiles of that size, whose probabilities are blended
-(`ktda.scenes.blend`). All others are scored whole, and so is everything under ``protocol=paper``.
+times the pixels of a training tile, of twice its side, is cut into tiles of that size, whose
+probabilities are blended (`ktda.scenes.blend`). All others are scored whole, and so is everything
+under ``protocol=paper``.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from ktda.data.unlabelled import image_size
 from ktda.images import model_input
 from ktda.scenes.blend import blend
 
-LARGER = 2
+LARGER = 4
 OVERLAP = 0.25
 
 
@@ -43,10 +44,28 @@ def describe_evaluation(tile_set: TileSet, pairs: Sequence[Pair], tile: int) -> 
     return tiles if all(large) else f"{tiles}; whole image up to {LARGER * tile**2} px in area"
 
 
-def predict_by_tiles(
+def predict_classes(
+    model: nn.Module, images: Tensor, num_classes: int, tile: int, device: torch.device | str
+) -> Tensor:
+    """Images of one size (N, all bands, H, W) in [0, 1] -> classes (N, H, W) int64, as scored.
+
+    Args:
+        model: called with normalised images.
+        images: on any device.
+        num_classes: of the model.
+        tile: side of the training tiles, see `is_large`; 0 takes every image whole.
+        device: of the model.
+    """
+    if is_large(images.shape[2:], tile):
+        maps = [_by_tiles(model, image, num_classes, tile, device) for image in images]
+        return torch.stack(maps).long().to(device)
+    return model(model_input(model, images.to(device))).argmax(1)  # (N, K, H, W) -> (N, H, W)
+
+
+def _by_tiles(
     model: nn.Module, image: Tensor, num_classes: int, tile: int, device: torch.device | str
 ) -> Tensor:
-    """Image (all bands, H, W) in [0, 1] -> classes (H, W) uint8, on the CPU."""
+    """Image (all bands, H, W) -> classes (H, W) uint8, on the CPU."""
 
     def read(begin: int, end: int) -> tuple[Tensor, Tensor]:
         rows = image[:, begin:end]

@@ -19,8 +19,8 @@ from ktda.data.folder import TileSet, open_data
 from ktda.data.tiles import Tiles
 from ktda.errors import InputError
 from ktda.files import read_json
-from ktda.images import model_input
-from ktda_lab import figures
+from ktda.scores.large import predict_classes
+from ktda_lab import figures, galleries
 from ktda_lab.figures import save_figure
 
 FOLDER = "figures"
@@ -135,7 +135,7 @@ def prediction_gallery(run: Path, tile_set: TileSet, metrics: dict[str, Any], ti
     predicted = predict(run, views)
     places = list(teacher_bands(tile_set))  # of red, green and blue; none where images are RGB
     colours = [view[places] if places else view for view in views]
-    return figures.prediction_gallery(colours, masks, predicted, tile_set, list(stems[chosen]), title)
+    return galleries.prediction_gallery(colours, masks, predicted, tile_set, list(stems[chosen]), title)
 
 
 def worst_to_best(matrices: NDArray, count: int) -> NDArray:
@@ -154,6 +154,9 @@ def worst_to_best(matrices: NDArray, count: int) -> NDArray:
 
 @torch.inference_mode()
 def predict(run: Path, views: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Class maps (H, W) of images (bands, H, W) in [0, 1], by the model of a run."""
-    model, _ = load_model(run)
-    return [model(model_input(model, view[None]))[0].argmax(0) for view in views]
+    """Class maps (H, W) of images (bands, H, W) in [0, 1], by the model of a run, as the run scored them."""
+    model, description = load_model(run)
+    protocol = open_run(run)[1].protocol
+    tile = 0 if protocol == "paper" else description.get("tile", 0)
+    classes = len(description["classes"])
+    return [predict_classes(model, view[None], classes, tile, "cpu")[0] for view in views]
