@@ -23,7 +23,7 @@ def test_steps_of_forms_and_peers_are_timed_in_turn(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "cost.json"
     names = [
         "as released",
-        "beside, no FMM, unlabelled",
+        "beside, no FMM, fast, unlabelled",
         "UPerNet",
         "UPerNet, plain PyTorch",
         "UPerNet of SMP, plain PyTorch",
@@ -49,7 +49,7 @@ def test_a_form_takes_the_steps_of_a_training(tmp_path: Path) -> None:
     with forms.tiles(wish) as folder:
         shared: dict = {}
         first, second = (forms.Form(name, wish, folder, shared) for name in ("as released", "as published"))
-        plain = forms.Form("beside, no FMM, unlabelled", wish, folder)
+        plain = forms.Form("beside, no FMM, fast, unlabelled", wish, folder)
         assert len(plain.load()[0]["image"]) == 4  # two labelled, two not
         before = next(first.trainer.model.parameters()).detach().clone()
         second.step()

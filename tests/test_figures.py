@@ -18,7 +18,7 @@ from PIL import Image
 import ktda
 from ktda.data.folder import TileSet
 from ktda.scores.metrics import scores
-from ktda_lab import figures
+from ktda_lab import figures, galleries
 from ktda_lab.drawing import RIGHT, UNLABELLED, WRONG, colour_mask, count_pixels, pca_rgb
 
 PALETTE = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
@@ -77,7 +77,7 @@ def test_pixels_are_counted_per_class_and_others_left_out():
 
 def test_tile_gallery_shows_images_above_labels_with_their_size(tile_set, tiles):
     images, masks = tiles
-    figure = figures.tile_gallery(images, masks, tile_set, ["one", "two"], "Tiles")
+    figure = galleries.tile_gallery(images, masks, tile_set, ["one", "two"], "Tiles")
     (top, bottom) = pictures(figure)
     assert np.allclose(top[1], images[1].permute(1, 2, 0))
     assert (bottom[0] == PALETTE[1]).all()
@@ -91,19 +91,19 @@ def test_tile_gallery_shows_images_above_labels_with_their_size(tile_set, tiles)
 
 def test_a_legend_names_unlabelled_only_where_there_is_any(tile_set, tiles):
     images, masks = tiles
-    assert legend_labels(figures.tile_gallery(images[:1], masks[:1], tile_set)) == ["a", "b", "c"]
+    assert legend_labels(galleries.tile_gallery(images[:1], masks[:1], tile_set)) == ["a", "b", "c"]
 
 
 def test_prediction_gallery_marks_wrong_labelled_pixels_only(tile_set, tiles):
     images, masks = tiles
     predictions = torch.ones(2, 4, 6, dtype=torch.int64)
     predictions[1, 0] = 2  # one row of the second tile is right in its labelled half
-    errors = pictures(figures.prediction_gallery(images, masks, predictions, tile_set))[3]
+    errors = pictures(galleries.prediction_gallery(images, masks, predictions, tile_set))[3]
     assert (errors[0] == RIGHT).all()
     assert (errors[1][0, :3] == RIGHT).all()
     assert (errors[1][1:, :3] == WRONG).all()
     assert (errors[1][:, 3:] == UNLABELLED).all()
-    figure = figures.prediction_gallery(images, masks, predictions, tile_set)
+    figure = galleries.prediction_gallery(images, masks, predictions, tile_set)
     assert [axes.get_xlabel().splitlines()[0] for axes in figure.axes[-2:]] == ["100 % right", "25 % right"]
     assert legend_labels(figure)[-1] == "wrong"
 
@@ -124,7 +124,7 @@ def test_components_separate_what_differs_and_do_not_depend_on_sign():
 
 def test_feature_maps_show_a_row_per_block(tiles):
     maps = [torch.rand(2, 5, 2, 3), torch.rand(2, 5, 2, 3)]
-    figure = figures.feature_maps(tiles[0], maps, ["block 1", "block 5"])
+    figure = galleries.feature_maps(tiles[0], maps, ["block 1", "block 5"])
     shown = pictures(figure)
     assert [line[0].shape for line in shown] == [(4, 6, 3), (2, 3, 3), (2, 3, 3)]
     assert [figure.axes[i].get_ylabel() for i in (0, 2, 4)] == ["image", "block 1", "block 5"]
@@ -206,7 +206,7 @@ def test_confusion_is_percent_of_rows_and_of_columns():
 
 def test_save_figure_writes_the_picture_and_keeps_the_sidecar(tmp_path, tile_set, tiles):
     out = tmp_path / "new" / "figures"
-    figure = figures.tile_gallery(*tiles, tile_set, title="Tiles")
+    figure = galleries.tile_gallery(*tiles, tile_set, title="Tiles")
     assert figures.save_figure(figure, out, "tile_gallery", "Two tiles.") == out / "tile_gallery.png"
     figures.save_figure(figure, out, "other", "The same.")
     figures.save_figure(figure, out, "tile_gallery", "Two tiles, again.")
@@ -221,7 +221,7 @@ def test_save_figure_writes_the_picture_and_keeps_the_sidecar(tmp_path, tile_set
 
 
 def test_a_figure_needs_a_caption_and_a_plain_name(tmp_path, tile_set, tiles):
-    figure = figures.tile_gallery(*tiles, tile_set)
+    figure = galleries.tile_gallery(*tiles, tile_set)
     with pytest.raises(ValueError, match="no caption"):
         figures.save_figure(figure, tmp_path, "name", " ")
     for name in ("../name", "name.png", ""):

@@ -112,7 +112,10 @@ def test_the_cloud_schedule_of_the_paper_is_resolved_per_data_set(tmp_path: Path
         ({"rows": row(set={"seed": 3})}, "seed is set among the overrides; say `seeds"),
         ({"settings": {"seed": 3}}, "seed is set among the overrides; say `seeds"),
         ({"settings": {"nek_width": 3}}, "unknown setting 'nek_width'; did you mean neck_width?"),
-        ({"rows": row(set={"fmm": "mlp", "alpha": 0.1, "vflip": 0, "crop": 32, "tiles": 4, "hflip": 1})}, "at most 5 set"),
+        (
+            {"rows": row(set={"fmm": "mlp", "alpha": 0.1, "vflip": 0, "crop": 32, "tiles": 4, "hflip": 1})},
+            "at most 5 set",
+        ),
         ({"rows": row(init="full", init_part="head")}, "row a: init_part='head'; expected all or encoder"),
         ({"rows": row(init="none")}, "row a: init='none' is no row above it"),
         ({"rows": row(init="a")}, "row a: init='a' is no row above it"),

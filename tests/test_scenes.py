@@ -193,7 +193,7 @@ def test_interrupted_work_goes_on_with_the_same_bytes(tmp_path: Path, monkeypatc
     assert [path.read_bytes() for path in again] == [path.read_bytes() for path in whole]
 
 
-def test_a_finished_map_is_left_as_it_is_and_another_job_makes_it_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_finished_map_is_left_as_it_is_and_another_job_makes_it_anew(tmp_path: Path):
     path, out, told = write(tmp_path / "a.tif", scene()), tmp_path / "maps", []
     arguments = (Threshold().eval(), DESCRIPTION, path, out)
     plain = Options(tile=32, nodata="none")

@@ -33,18 +33,20 @@ CLASSES = 4
 # No form may need a network: weights are random, which costs a step nothing.
 _EVERY = {"student_weights": "none", "teacher_pretrained": False, "student_passes": 1, "tiles": 0, "scenes": 0}
 _EVERY |= {"class_tiles": 0, "holdout": 0.5, "steps": 10**6, "checkpoint_steps": 0}
-_BEST = {"fam_path": "beside", "fast": True}
+_BESIDE = {"fam_path": "beside"}
 # Settings on the preset; "fast" stands for what `fast` chooses, "unlabelled" for as many as there are labelled.
 FORMS: dict[str, dict[str, Any]] = {
     "as released": {"student_passes": 2},
     "as published": {},
+    "published, checkpointed": {"checkpoint_activations": True},
     "published, fast": {"fast": True},
     "published, fast, checkpointed": {"fast": True, "checkpoint_activations": True},
-    "published, checkpointed": {"checkpoint_activations": True},
-    "beside, no FMM": _BEST | {"fmm": "none"},
-    "beside, no FMM, unlabelled": _BEST | {"fmm": "none", "unlabelled": True},
-    "beside, ViT": _BEST | {"fmm": "vit"},
-    "beside, ViT, unlabelled": _BEST | {"fmm": "vit", "unlabelled": True},
+    "beside, no FMM": _BESIDE | {"fmm": "none"},
+    "beside, no FMM, fast": _BESIDE | {"fmm": "none", "fast": True},
+    "beside, no FMM, fast, unlabelled": _BESIDE | {"fmm": "none", "fast": True, "unlabelled": True},
+    "beside, ViT": _BESIDE | {"fmm": "vit"},
+    "beside, ViT, fast": _BESIDE | {"fmm": "vit", "fast": True},
+    "beside, ViT, fast, unlabelled": _BESIDE | {"fmm": "vit", "fast": True, "unlabelled": True},
     "published, TF32": {"tf32": True},
     "published, fast, compiled": {"fast": True, "compile": True},
     "UPerNet": {"model": "upernet"},
