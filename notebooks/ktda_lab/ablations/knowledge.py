@@ -36,9 +36,10 @@ def luck(results: pd.DataFrame, metric: str = "select_miou") -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["data", "row", "n", "mean", "sd"])
 
 
-def stated_contrasts(table: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """The contrasts of a grid's table as `ktda_lab.ablations.laboratory.contrasts` takes them."""
-    return {f"{row} − {rival}": (row, rival) for row, rival, _ in table["contrasts"]}
+def stated_contrasts(table: Mapping[str, Any], results: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """The contrasts of a grid's table whose rows were run, as `ktda_lab.ablations.laboratory.contrasts` takes them."""
+    run = set(results["row"])
+    return {f"{row} − {rival}": (row, rival) for row, rival, _ in table["contrasts"] if {row, rival} <= run}
 
 
 def worth_in_labels(results: pd.DataFrame, row: str, plain: str) -> pd.Series:
@@ -138,7 +139,8 @@ def ranking(results: pd.DataFrame, table: Mapping[str, Any], title: str = "") ->
             axes.plot(100 * seeds, [place + 0.25] * len(seeds), ".", color="0.5", markersize=3.5)
             axes.hlines(place, low, high, color=colour, linewidth=1.8)
             axes.plot(mean, place, "o", color=colour, markersize=6)
-        axes.set(title=data, xlabel="mIoU (%)")
+        reach = 100 * results[results["data"] == data]["miou"]  # an interval of two seeds would fill the panel
+        axes.set(title=data, xlabel="mIoU (%)", xlim=(reach.min() - 6, reach.max() + 6))
         axes.grid(axis="x", alpha=0.3)
     panels[0][0].set_yticks(range(len(rows)), [row["name"] for row in rows])
     panels[0][0].invert_yaxis()

@@ -11,11 +11,12 @@ from ktda.errors import InputError
 from ktda.files import project_root
 from ktda_lab.ablations import statistics as stats
 from ktda_lab.ablations.figures import forest
+from ktda_lab.ablations.knowledge import scored
 from ktda_lab.ablations.tables import render_differences, render_summary
 from ktda_lab.book.text import plain, table
 from ktda_lab.grid.results import read_published
 
-PUBLISHED = (Path("reports/published/laboratory/study"), Path("reports/published/ablations"))  # the first that is there
+PUBLISHED = (Path("reports/published/knowledge/study"), Path("reports/published/ablations"))  # the first that is there
 
 
 class Headline(NamedTuple):
@@ -43,7 +44,7 @@ def read_headline(folders: Sequence[Path] = PUBLISHED) -> Headline | None:
             published = read_published(place)
         except InputError:
             continue
-        results, baseline = published.results, published.table["baseline"]
+        results, baseline = scored(published.results), published.table["baseline"]
         says = {row["name"]: row.get("says", "") for row in published.table["rows"]}
         scores, differences = stats.summarise(results), stats.paired_differences(results, baseline)
         tables = {data: _lines(scores, differences, says, data) for data in scores["data"].unique()}
