@@ -66,18 +66,25 @@ def random_teacher() -> Teacher:
     return Teacher("random")
 
 
+def unchanged(folder: Path) -> Iterator[Path]:
+    """A folder that all tests share: whoever wrote to it, even through a hard link, fails the last of them."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    yield folder
+    assert [path for path, content in before.items() if path.read_bytes() != content] == [], "a test has changed it"
+
+
 @pytest.fixture(scope="session")
-def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A set of 6 training, 3 val and 2 test tiles of 40 px; not to be changed."""
-    return make_set(tmp_path_factory.mktemp("data") / "tiny")
+    yield from unchanged(make_set(tmp_path_factory.mktemp("data") / "tiny"))
 
 
 @pytest.fixture(scope="session")
-def finished_run(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a finished run on it; not to be changed."""
     out = tmp_path_factory.mktemp("runs") / "finished"
     train(str(tiny_set), tiny(), out)
-    return out
+    yield from unchanged(out)
 
 
 @pytest.fixture

@@ -50,6 +50,11 @@ def put(name: str, content: bytes | str | dict) -> Callable[[Path], object]:
     return make
 
 
+def copied(source: str, name: str) -> Callable[[Path], object]:
+    """Another file's content under this name; the old file may be a link to what other tests read."""
+    return lambda place: put(name, (place / source).read_bytes())(place)
+
+
 def fifo(name: str) -> Callable[[Path], object]:
     def make(place: Path) -> None:
         (place / name).unlink(missing_ok=True)
@@ -480,7 +485,7 @@ RESUMED = [
         ("", "is not a readable safetensors file", edit(CHECKPOINT, lambda content: content[:5000])),
         ("", "is not a readable safetensors file", edit(CHECKPOINT, lambda content: content[:4])),
         ("", "is not a readable safetensors file", put(CHECKPOINT, pickle.dumps({}))),
-        ("", "is no training checkpoint (it has no state)", lambda p: shutil.copy(p / WEIGHTS, p / CHECKPOINT)),
+        ("", "is no training checkpoint (it has no state)", copied(WEIGHTS, CHECKPOINT)),
         (" --set steps=9", "was started with other settings (steps=4)", both()),
         (" --seed 5", "was started with other settings (seed=0)", both()),
         (" --init RUN", "was started without --init", both()),
