@@ -103,6 +103,8 @@ def label_efficiency(
         for number, (label, level) in enumerate(levels.items()):
             if data in level:
                 axes.axhline(100 * level[data], color=FAINT, linestyle=(":", "--")[number % 2], label=label)
+        seen = 100 * results[results["data"] == data]["miou"]  # an interval of two seeds would fill the panel
+        axes.set_ylim(max(0, seen.min() - 8), seen.max() + 8)
         axes.set_xscale("log")
         axes.set_xticks(sorted(ticks), [f"{tick:,}" for tick in sorted(ticks)])
         axes.minorticks_off()
