@@ -123,33 +123,57 @@ def verdicts_of(differences: pd.DataFrame) -> dict[str, set[tuple[str, str]]]:
     return pd.Series(keys).groupby(verdicts(differences).to_numpy()).agg(set).to_dict()
 
 
-def test_the_readme_says_what_the_published_ablations_say():
-    results = read_published(ROOT / "reports" / "published" / "ablations").results
-    said = " ".join((ROOT / "README.md").read_text().split())
-    assert (results["row"].nunique(), set(results.groupby(["data", "row"])["seed"].nunique())) == (20, {5})
-    assert "Twenty rows of [`notebooks/ablations.yaml`]" in said
-    assert "were run, on both simulated sets with five seeds" in said
-    found = verdicts_of(paired_differences(results, "ktda"))
-    assert found["holds"] == {("lab_grass", "teacher"), ("lab_cloud", "teacher")}
-    assert set(summarise(results).sort_values("mean").groupby("data")["row"].last()) == {"teacher"}
-    assert "the frozen teacher with a decoder, which is better than any student here" in said
-    assert found["suggested"] == {("lab_cloud", row) for row in ("other_image", "no_neck", "fmm_mlp")}
-    lower = paired_differences(results, "ktda").set_index(["data", "row"])["mean"]
-    assert (lower[list(found["suggested"])] < 0).all()
-    assert "three rows are suggested, all worse than the method: maps of another tile, no neck, MLP blocks" in said
+FORMS = {
+    "plain": "plain student",
+    "published": "method as published",
+    "through_unlabelled": "as published, and unlabelled tiles",
+    "beside": "alignment beside the decoder, unlabelled tiles",
+    "two_stages": "two stages",
+    "two_stages_no_fmm": "two stages, no FMM",
+    "two_stages_random": "two stages, random teacher",
+    "teacher": "frozen teacher with a decoder",
+}
+
+
+def ends(line: pd.Series) -> str:
+    """A difference as the README writes it."""
+    return f"{100 * line['mean']:+.1f} ({100 * line['low']:+.1f} to {100 * line['high']:+.1f})".replace("-", "\u2212")
 
 
 def test_the_readme_says_what_the_published_study_says():
-    results = read_published(ROOT / "reports" / "published" / "laboratory" / "study").results
     said = " ".join((ROOT / "README.md").read_text().split())
-    rivals = {name: ("ktda", name) for name in ("weight_0", "random_teacher", "other_image", "plain")}
-    claims, _ = laboratory.contrasts(results, rivals)
-    assert "no lead survives the correction over all eight contrasts" in said
-    assert (len(claims), "holds" in verdicts_of(claims)) == (8, False)
-    means = claims.set_index(["row", "data"])["mean"].unstack()
-    assert (means.loc[["random_teacher", "other_image"]] > 0).all(axis=None)
-    assert (means.loc["plain"] < 0).all()
-    nearest = claims.loc[claims["p_holm"].idxmin()]
-    assert (nearest["row"], nearest["data"]) == ("other_image", "lab_cloud")
-    assert "(the nearest, over another tile's maps on cloud, just misses it)" in said
-    assert verdicts_of(paired_differences(results, "ktda"))["holds"] == {("lab_grass", "unlabelled")}
+    folder = ROOT / "reports" / "published" / "knowledge"
+    study, dose, real = (read_published(folder / name) for name in ("study", "label_dose", "real_images"))
+    runs = knowledge.scored(study.results)
+    sets = ["lab_grass", "lab_cloud"]
+    assert f"{runs['seed'].nunique()} paired seeds" in said
+
+    summary = summarise(runs).set_index(["row", "data"])
+    for row, words in FORMS.items():
+        means = [f"{100 * summary.loc[(row, data), 'mean']:.1f}" for data in sets]
+        cost = f"{500 * summary.loc[(row, sets[0]), 'gflops']:.0f}"
+        assert f"| {words} | {' | '.join(means)} | {cost} |" in said
+
+    claims, _ = laboratory.contrasts(runs, knowledge.stated_contrasts(study.table, runs))
+    claims = claims.assign(verdict=verdicts(claims)).set_index(["row", "data"])
+    for row in ("two_stages \u2212 plain", "two_stages \u2212 two_stages_random", "published \u2212 plain"):
+        for data in sets:
+            assert f"{ends(claims.loc[(row, data)])}, {claims.loc[(row, data), 'verdict']}" in said, (row, data)
+
+    plain = dose.results[dose.results["row"].str.startswith("plain_")]
+    worth = knowledge.worth_in_labels(pd.concat([plain, runs[runs["row"] == "two_stages"]]), "two_stages", "plain")
+    assert f"{round(worth['lab_grass'], -1):.0f} labelled tiles of the plain student on grass" in said
+    assert f"{round(worth['lab_cloud'], -1):.0f} on cloud" in said
+
+    found = knowledge.scored(real.results)
+    claims, _ = laboratory.contrasts(found, knowledge.stated_contrasts(real.table, found))
+    claims = claims.assign(verdict=verdicts(claims)).set_index("row")
+    assert f"{found['seed'].nunique()} draws of the labelled tiles" in said
+    for tiles in (16, 64):
+        for rival in ("plain", "two_stages_random"):
+            line = claims.loc[f"two_stages_{tiles} \u2212 {rival}_{tiles}"]
+            assert f"{ends(line)}, {line['verdict']}" in said, (tiles, rival)
+
+    apart = pd.concat([knowledge.luck(read_published(folder / name).results) for name in ("noise", "noise_plain")])
+    own = 100 * apart[apart["row"] == "short"]["sd"]  # under the study's schedule
+    assert f"differ by {own.min():.1f} to {own.max():.1f} points" in said
