@@ -10,7 +10,7 @@ import torch
 from ktda.data.folder import open_data
 from ktda.errors import InputError
 from ktda_lab.ablations import knowledge, laboratory
-from ktda_lab.ablations.statistics import paired_differences, summarise, verdicts
+from ktda_lab.ablations.statistics import summarise, verdicts
 from ktda_lab.grid.results import read_published
 from ktda_lab.grid.table import read_table
 from ktda_lab.worlds import make_world, render_scene
