@@ -73,10 +73,35 @@ def test_a_form_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(forms.Form, "step", failing)
     said: list[str] = []
     wish = forms.Wish("grid", 32, 2, "cpu")
-    found = steps.time_steps(["as published", "UPerNet"], wish, 0, 2, said.append)
+    found = steps.time_steps(["as published", "UPerNet"], wish, 0, 2, said.append, list)
     assert found["as published"] == {"failed": "out of memory"}
     assert found["UPerNet"]["turns"] == 2
     assert "as published: failed: out of memory" in said
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit])
+def test_what_was_measured_before_an_end_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: type[BaseException]
+) -> None:
+    step, taken = forms.Form.step, []
+
+    def ended(self: forms.Form) -> None:
+        taken.append(self)
+        if len(taken) == 10:
+            raise ending(1)
+        step(self)
+
+    monkeypatch.setattr(forms.Form, "step", ended)
+    monkeypatch.setattr(steps, "TURN", 0.0)  # a step a turn: one to warm up, then one in each round
+    out = tmp_path / "cost.json"
+    words = [*SMALL, "--repeats", "50", "--seconds", "1000", "--what", "step", "--form", "UPerNet", "--out", str(out)]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code != 0
+    content = json.loads(out.read_text())
+    assert content["unfinished"]
+    assert content["step"]["UPerNet"]["turns"] == 8
+    assert "UNFINISHED" in done.output
+    assert "UPerNet" in done.output
 
 
 @pytest.mark.slow

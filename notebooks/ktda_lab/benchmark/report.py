@@ -11,7 +11,7 @@ from ktda.files import now
 from ktda.runs.record import commit, machine, versions
 from ktda_lab.benchmark.forms import FORMS, PLAIN, Wish, fast, settings
 from ktda_lab.benchmark.scenes import time_scenes
-from ktda_lab.benchmark.steps import PARTS, measure_memory, time_steps
+from ktda_lab.benchmark.steps import PARTS, Found, measure_memory, time_steps
 
 WHAT = ("step", "predict", "memory", "all")
 USUAL = [name for name in FORMS if "compiled" not in name] + list(PLAIN)  # compiling takes minutes
@@ -19,9 +19,17 @@ BASE = "as released"
 
 
 def measure(
-    what: str, wish: Wish, names: Sequence[str], seconds: float, repeats: int, tell: Callable[[str], None]
+    what: str,
+    wish: Wish,
+    names: Sequence[str],
+    seconds: float,
+    repeats: int,
+    tell: Callable[[str], None],
+    keep: Callable[[dict[str, Any]], Any],
 ) -> dict[str, Any]:
     """What was asked for, with all that says where the numbers come from.
+
+    `keep` takes what there is whenever it is more, marked as ``unfinished``; the rest is as in `time_steps`.
 
     Raises:
         InputError: an unknown form, or a device that is not there.
@@ -43,15 +51,20 @@ def measure(
         "forms": {name: FORMS.get(name, {}) for name in names},
         "config_hashes": {name: settings(PLAIN.get(name, name), wish).config_hash for name in names},
     }
+
+    def keeping(part: str) -> Callable[[Found], None]:
+        return lambda found: keep(content | {part: dict(found), "unfinished": True})
+
     if what in ("step", "all"):
-        content["step"] = time_steps(names, wish, seconds, repeats, tell)
+        content["step"] = time_steps(names, wish, seconds, repeats, tell, keeping("step"))
         if wish.device == "cuda":
             peaks = {name: found.get("peak_bytes") for name, found in content["step"].items() if name not in PLAIN}
             content["memory"] = {name: {"bytes": peak} for name, peak in peaks.items() if peak}
     if what in ("memory", "all") and "memory" not in content:
-        content["memory"] = measure_memory([name for name in names if name not in PLAIN], wish, tell)
+        own = [name for name in names if name not in PLAIN]
+        content["memory"] = measure_memory(own, wish, tell, keeping("memory"))
     if what in ("predict", "all"):
-        content["predict"] = time_scenes(wish, seconds, repeats, tell)
+        content["predict"] = time_scenes(wish, seconds, repeats, tell, keeping("predict"))
     return content | {"end": now()}
 
 
@@ -61,9 +74,13 @@ def tables(content: Mapping[str, Any]) -> str:
     first = f"{content['machine']['name']} ({about['device']}), torch {content['versions']['torch']}, "
     first += f"{content['machine']['threads']} threads; preset {about['preset']}, "
     first += f"{about['batch']} tiles of {about['size']} px; random weights; fast: "
+    if "unfinished" in content:
+        first = f"UNFINISHED. {first}"
     parts = [first + ", ".join(f"{key}={value}" for key, value in content["fast"].items())]
     if "step" in content:
-        parts += [_steps(content["step"]), _apart(content["step"])]
+        parts.append(_steps(content["step"]))
+        if any("parts" in found for found in content["step"].values()):
+            parts.append(_apart(content["step"]))
     if "memory" in content:
         parts.append(_memory(content["memory"]))
     if "predict" in content:

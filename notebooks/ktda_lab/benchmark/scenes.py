@@ -14,7 +14,7 @@ from ktda.images import normalise
 from ktda.scenes.blend import blend, gaussian, starts
 from ktda.scenes.predict import predictor
 from ktda_lab.benchmark.forms import CLASSES, Wish, settings
-from ktda_lab.benchmark.steps import clock, forget, summary
+from ktda_lab.benchmark.steps import Found, clock, forget, summary
 
 TILE, OVERLAP = 256, 0.25
 SIDES = (128, 256, 512, 1024, 2048)
@@ -24,7 +24,9 @@ PEERS_ON = "beside, no FMM"  # whose model a plain loop and MONAI run
 Way = Callable[[Tensor], Tensor]
 
 
-def time_scenes(wish: Wish, seconds: float, repeats: int, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def time_scenes(
+    wish: Wish, seconds: float, repeats: int, tell: Callable[[str], None], keep: Callable[[Found], Any]
+) -> Found:
     """Seconds of a square scene in memory, from image to classes, by side and way.
 
     A side is left out where a round would take longer than `seconds`, told from the side before; no further round of
@@ -34,7 +36,7 @@ def time_scenes(wish: Wish, seconds: float, repeats: int, tell: Callable[[str], 
         By side: by way: `summary` and ``megapixels_a_second``.
     """
     models = {name: _model(name, wish) for name in FORMS}
-    results: dict[str, dict[str, Any]] = {}
+    results: Found = {}
     expected = 0.0
     for side in SIDES:
         if expected > seconds:
@@ -59,6 +61,7 @@ def time_scenes(wish: Wish, seconds: float, repeats: int, tell: Callable[[str], 
             for name, took in found.items()
         }
         tell(f"{side} px: done")
+        keep(results)
     forget(models)
     return results
 

@@ -36,9 +36,17 @@ def clock(call: Callable[[], Any], device: torch.device) -> tuple[float, float]:
     return time.perf_counter() - begun, time.process_time() - worked
 
 
+Found = dict[str, dict[str, Any]]  # by form or way, what was measured of it
+
+
 def time_steps(
-    names: Sequence[str], wish: Wish, seconds: float, repeats: int, tell: Callable[[str], None]
-) -> dict[str, dict[str, Any]]:
+    names: Sequence[str],
+    wish: Wish,
+    seconds: float,
+    repeats: int,
+    tell: Callable[[str], None],
+    keep: Callable[[Found], Any],
+) -> Found:
     """Seconds of a step of each form, and of its parts.
 
     Forms take turns, in turning order, so that a machine that slows down does so for all.
@@ -49,12 +57,13 @@ def time_steps(
         seconds: after which no further round begins, once there were two.
         repeats: rounds at most.
         tell: takes a line for the user.
+        keep: takes what there is after a round.
 
     Returns:
         By form: `summary` of a step, ``parts`` in seconds, ``waiting_share``, on a GPU ``peak_bytes`` of what PyTorch
         allocates; or ``failed`` with the reason.
     """
-    results: dict[str, dict[str, Any]] = {}
+    results: Found = {}
     ready, counts, peaks = {}, {}, {}
     shared = None if wish.device == "cuda" else {}  # there memory is told apart, here it is short
     with tiles(wish) as folder:
@@ -82,6 +91,7 @@ def time_steps(
             order = list(ready)[number % len(ready) :] + list(ready)[: number % len(ready)]
             for name in order:
                 found[name].append(_turn(ready[name], counts[name]))
+            keep(results | {name: summary(turns) for name, turns in found.items()})
         for name, form in ready.items():
             results[name] = summary(found[name]) | ({"peak_bytes": peaks[name]} if name in peaks else {})
             if isinstance(form, Form):
@@ -116,7 +126,9 @@ def _parts(form: Form, count: int) -> dict[str, Any]:
     return {"parts": {part: spent[part] for part in PARTS}, "waiting_share": spent["waiting for tiles"] / spent["step"]}
 
 
-def measure_memory(names: Sequence[str], wish: Wish, tell: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+def measure_memory(
+    names: Sequence[str], wish: Wish, tell: Callable[[str], None], keep: Callable[[Found], Any]
+) -> Found:
     """Bytes at the peak of three steps of each form.
 
     On a GPU they are what PyTorch has allocated there; on a CPU those of a process of its own, libraries included.
@@ -134,6 +146,7 @@ def measure_memory(names: Sequence[str], wish: Wish, tell: Callable[[str], None]
         except (RuntimeError, MemoryError) as error:  # a process that was killed for memory too
             results[name] = {"failed": " ".join(str(error).split())[:200] or "out of memory"}
             tell(f"{name}: failed: {results[name]['failed']}")
+        keep(results)
         forget({})
     return results
 

@@ -1,8 +1,9 @@
 """``ktda benchmark``: what a step and a prediction cost."""
 
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,9 +31,13 @@ def benchmark(
     repeats: Annotated[int, typer.Option(min=2, help="Rounds at most.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Also write all numbers to this json file.")] = None,
 ) -> None:
-    """Time training steps and predictions of the method's forms in turn, beside peers, with random weights."""
+    """Time training steps and predictions of the method's forms in turn, beside peers, with random weights.
+
+    What there is after each round is in the json file at once; SIGINT and SIGTERM end with it.
+    """
     import torch
 
+    from ktda.runs.record import ended_by
     from ktda_lab.benchmark.forms import FORMS, PLAIN, Wish
     from ktda_lab.benchmark.report import WHAT, measure, tables
 
@@ -48,8 +53,21 @@ def benchmark(
     def tell(line: str) -> None:
         typer.echo(line, err=True)
 
-    content = measure(what, wish, names, seconds, repeats, tell)
+    latest: dict[str, Any] = {}
+
+    def keep(found: dict[str, Any]) -> None:
+        latest.update(found)
+        if out:
+            write_json(out, found | {"command": sys.argv[1:]})
+
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
-        write_json(out, content | {"command": sys.argv[1:]})
+    try:
+        with ended_by(signal.SIGTERM):
+            content = measure(what, wish, names, seconds, repeats, tell, keep)
+    except (KeyboardInterrupt, SystemExit):
+        if latest:
+            typer.echo(tables(latest))
+        raise
+    keep(content)
     typer.echo(tables(content))
