@@ -47,6 +47,8 @@ def arrange(model: nn.Module, config: Config) -> None:
         for block in model.modules():
             if isinstance(block, (Block, ConvNeXtBlock)):
                 block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
+    if config.sync_batch_norm:  # in place but for a model that is itself one
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
     if config.compile:
         for part in model.children():
             part.compile()

@@ -170,6 +170,7 @@ class Config(Strict):
     checkpoint_activations: bool = _setting(
         False, "blocks of FMM and ConvNeXt compute again what they would keep: less memory, more time", added=True
     )
+    sync_batch_norm: bool = _setting(False, "BatchNorm statistics over the batches of all GPUs of a run", added=True)
     deterministic: bool = _setting(False, "of a GPU's kernels those that give the same bits again", added=True)
     evaluate_epochs: int = _setting(1, "epochs between evaluations", 1, 1_000_000)
     checkpoint_steps: int = _setting(0, "steps between checkpoints besides those at evaluations, 0: none", 0, _LONGEST)

@@ -200,6 +200,8 @@ def make_accelerator(config: Config, out: Path) -> Accelerator:
     """Device, precision, accumulation and trackers of a run."""
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise InputError("precision=fp16 needs a GPU; use bf16 or fp32 on this machine")
+    if config.sync_batch_norm and not torch.cuda.is_available():
+        raise InputError("sync_batch_norm needs GPUs; on CPUs each process has its own statistics")
     log_with = None if config.log_with == "none" else config.log_with
     if log_with and log_with not in map(str, get_available_trackers()):
         raise InputError(f"log_with={log_with} needs its library: pip install {log_with}")

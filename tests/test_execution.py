@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_runs import make_set, results_of, tiny
+from torch import nn
 
 from ktda.config import make_config
 from ktda.model import KTDA
@@ -70,6 +71,17 @@ def test_checkpointed_blocks_keep_less() -> None:
     assert kept_bytes(checkpoint_activations=True) < 0.7 * kept_bytes()
 
 
+def test_shared_statistics_keep_every_name_and_value() -> None:
+    model = KTDA(3, "tu-test_resnet", width=16, neck_scales=(1, 1, 1, 1), decoder_channels=8, fmm_heads=2)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    norms = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    arrange(model, make_config("smoke", {"sync_batch_norm": True}))
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in model.modules()) == norms > 0
+    after = model.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
 def test_execution_does_not_tell_runs_apart_at_its_defaults() -> None:
-    for name in ("tf32", "channels_last", "compile", "checkpoint_activations"):
+    for name in ("tf32", "channels_last", "compile", "checkpoint_activations", "sync_batch_norm"):
         assert name not in make_config("paper").identity()

@@ -175,10 +175,17 @@ def test_bf16_runs_on_a_cpu_and_keeps_fp32_weights(finished_run: Path, tiny_set:
     assert all(np.isfinite(float(v)) for row in results_of(tmp_path)["history"] for v in row.values())
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, where fp16 runs")
-def test_fp16_needs_a_gpu(tiny_set: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="precision=fp16 needs a GPU; use bf16 or fp32"):
-        train(str(tiny_set), tiny(precision="fp16"), tmp_path / "run")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, where they run")
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"precision": "fp16"}, "precision=fp16 needs a GPU; use bf16 or fp32"),
+        ({"sync_batch_norm": True}, "sync_batch_norm needs GPUs; on CPUs each process has its own statistics"),
+    ],
+)
+def test_what_needs_a_gpu_says_so(tiny_set: Path, tmp_path: Path, setting: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        train(str(tiny_set), tiny(**setting), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

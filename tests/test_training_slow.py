@@ -9,8 +9,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
-from tiny_runs import as_options, make_set, manifest_of, results_of
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tiny_runs import SPEC, as_options, make_set, manifest_of, results_of
+from tiny_sets import put_mask
 
 from ktda.scores.evaluate import evaluate_run
 
@@ -113,6 +118,48 @@ def test_two_processes(tmp_path: Path) -> None:
     # what was scored while training was the model that was kept
     best = max(lines[1:], key=lambda line: float(line.split(",")[-1]))
     assert float(best.split(",")[-1]) == metrics["splits"]["val"]["miou"]
+
+
+STILL = """import sys
+from ktda.loop import Trainer
+from ktda.__main__ import main
+
+# BatchNorm's statistics and dropout are those of one process, not of the batch: let both rest
+Trainer._set_modes = lambda self: self.model.eval()
+sys.exit(main())
+"""
+
+
+def test_a_global_batch_is_the_same_on_one_process_and_on_two(tmp_path: Path) -> None:
+    data = make_set(tmp_path / "set", {"train": 8, "val": 3, "test": 3}, spec=SPEC.replace(", c", ""))
+    with (data / "dataset.yaml").open("a") as file:
+        file.write("ignore_index: 2\n")
+    for number, path in enumerate(sorted((data / "ann_dir" / "train").iterdir())):
+        mask = np.asarray(Image.open(path)).copy()
+        mask[:, : 5 * number] = 2  # the last tile has nearly no pixel that counts
+        put_mask(path, mask)
+    (tmp_path / "still.py").write_text(STILL)
+    distributed = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    ways = {  # of a step of four tiles
+        "one": ([], {"batch_size": 4}),
+        "accumulated": ([], {"batch_size": 2, "accumulate": 2}),
+        "two": (distributed, {"batch_size": 2}),
+    }
+    found = {}
+    for name, (launcher, overrides) in ways.items():
+        options = as_options(steps=6, evaluate_epochs=1, student_drop_path=0.0, ce_average="valid", **overrides)
+        words = ["train", str(data), *options, "--out", str(tmp_path / name)]
+        finish([sys.executable, *launcher, "still.py", *words], tmp_path, {"ACCELERATE_USE_CPU": "true"})
+        found[name] = results_of(tmp_path / name) | {"weights": load_file(tmp_path / name / "model.safetensors")}
+    one = found.pop("one")
+    for name, other in found.items():
+        assert [line["step"] for line in other["history"]] == [line["step"] for line in one["history"]], name
+        for mine, theirs in zip(one["history"], other["history"], strict=True):
+            for term in (key for key in mine if "loss" in key or key in ("miou", "select_miou")):
+                assert float(theirs[term]) == pytest.approx(float(mine[term]), rel=1e-4), (name, term)
+        for key, value in one["weights"].items():
+            torch.testing.assert_close(other["weights"][key], value, rtol=1e-3, atol=1e-5, msg=f"{name}: {key}")
+        assert other["metrics"]["miou"] == pytest.approx(one["metrics"]["miou"], abs=2e-3)
 
 
 def test_an_installed_wheel_without_a_checkout(tiny_set: Path, tmp_path: Path) -> None:

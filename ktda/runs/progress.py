@@ -95,7 +95,7 @@ class Progress:
     def end_epoch(self, epoch: int, step: int, batches: int, evaluated: bool) -> None:
         """Add a line to ``history.csv``; score the selection tiles, and keep weights that lead."""
         self._check_finite()
-        losses = {f"loss_{name}": float(total) / batches for name, total in self.sums.items()}
+        losses = {f"loss_{name}": total / batches for name, total in self._sums().items()}
         self.sums = {}
         self.finite, self.finite_from = {}, self.batch
         row = {
@@ -113,6 +113,13 @@ class Progress:
             writer.writeheader()
             writer.writerows(self.history)
             write_beside(self.out / "history.csv", text.getvalue())
+
+    def _sums(self) -> dict[str, float]:
+        """The running sums of the loss terms, their mean over all processes."""
+        reduce = self.accelerator.reduce
+        device = self.accelerator.device
+        sums = {name: torch.as_tensor(total, device=device) for name, total in self.sums.items()}
+        return {name: float(reduce(total, "mean")) for name, total in sums.items()}
 
     def _check_finite(self) -> None:
         """Raise `InputError` where a loss is no number any more: nothing of it shall be kept."""
@@ -172,12 +179,13 @@ class Progress:
     def save(self) -> None:
         """Write the checkpoint."""
         self._check_finite()
+        sums = self._sums()
         if not self.accelerator.is_main_process:
             return
         scaler = self.accelerator.scaler
         plain = ("batch", "seconds", "best", "best_step", "history")
         state: dict[str, Any] = {name: getattr(self, name) for name in plain}
-        state["sums"] = {name: float(total) for name, total in self.sums.items()}
+        state["sums"] = sums
         state["scaler"] = scaler.state_dict() if scaler else None
         extra = {f"statistics/{i}": s for i, s in enumerate(self.statistics)}
         if self.averaged:
