@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ktda.baselines import Baseline, TeacherSegmenter
 from ktda.config import make_config, read_override
@@ -17,10 +19,6 @@ from ktda.files import read_json
 from ktda.model import KTDA
 from ktda.settings import Config
 from ktda.weights.model_folder import check_model_folder
-
-hypothesis = pytest.importorskip("hypothesis")
-from hypothesis import HealthCheck, given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
 
 FEW, MANY = 20, 500
 CALM = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "derandomize": True}
