@@ -1,6 +1,8 @@
 """Maps of scenes: place, fill, stretch and bands; interrupted work ends with the same bytes; errors in a line."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +306,31 @@ def test_scenes_are_found_and_double_names_refused(tmp_path: Path):
     (tmp_path / "broken.tif").write_bytes(b"no raster")
     with pytest.raises(InputError, match="no raster that can be read"):
         predict(tmp_path / "broken.tif", tmp_path / "maps")
+
+
+@pytest.mark.slow
+def test_a_profile_maps_a_scene_a_job(finished_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("snakemake")
+    names = ["first {a} b.tif", "second.tif"]
+    for number, name in enumerate(names):
+        write(tmp_path / name, scene((64, 96)) if number else scene((70, 50)))
+    write(tmp_path / "two.tif", scene(bands=2))
+    (tmp_path / "profile").mkdir()
+    (tmp_path / "profile" / "config.yaml").write_text("cores: 2\n")
+
+    def predict(*words: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "ktda", "predict", str(finished_run), *words, "--tile", "32", "--confidence"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    done = predict(*names, "two.tif", "--out", "by jobs", "--profile", "profile")
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.strip() == "2 of 3 scenes are mapped in by jobs"
+    assert done.stderr.startswith("ktda: failed: two.tif; see by jobs/.predict/2.log")
+    assert "--bands" in (tmp_path / "by jobs" / ".predict" / "2.log").read_text()
+    assert predict(*names, "--out", "here").returncode == 0
+    for path in (tmp_path / "here").iterdir():
+        assert (tmp_path / "by jobs" / path.name).read_bytes() == path.read_bytes()
+    again = predict(*names, "--out", "by jobs", "--profile", "profile", "--jobs", "1")
+    assert (again.returncode, again.stdout.strip()) == (0, "2 of 2 scenes are mapped in by jobs"), again.stderr
+    nowhere = predict(*names, "--out", "by jobs", "--profile", "nowhere")
+    assert (nowhere.returncode, nowhere.stderr.count("\n")) == (2, 1), nowhere.stderr

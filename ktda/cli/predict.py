@@ -32,7 +32,12 @@ def predict(
     polygons: Annotated[
         bool, typer.Option("--polygons", help="Also write a GeoPackage of the classes' areas.")
     ] = False,
-    jobs: Annotated[int, typer.Option(help="Scenes that are mapped side by side; GPUs are taken by turns.")] = 1,
+    jobs: Annotated[
+        int | None, typer.Option(help="Scenes side by side, 1 by default; GPUs are taken by turns.", show_default=False)
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Snakemake profile, such as one for SLURM: a job a scene.", show_default=False)
+    ] = None,
 ) -> None:
     """Write a georeferenced map of each scene; what was interrupted goes on, what cannot fit is said first."""
     chosen = list(numbers("--bands", bands, int)) or None
@@ -45,12 +50,20 @@ def predict(
 
     options = Options(tile, overlap, chosen, stretch, fill, confidence, precision, polygons)
     check_options(options)
-    if jobs < 1:
+    if jobs is not None and jobs < 1:
         raise InputError(f"--jobs {jobs}; expected at least 1")
     scenes = find_scenes(inputs)
+    if profile:
+        from ktda_lab.maps.batch import predict_by_profile
+
+        failed = predict_by_profile(profile, jobs, model, scenes, out, options)
+        for scene, log in failed.items():
+            typer.echo(f"ktda: failed: {scene}; see {log}", err=True)
+        typer.echo(f"{len(scenes) - len(failed)} of {len(scenes)} scenes are mapped in {out}")
+        raise typer.Exit(bool(failed))
     loaded, description = open_model(model)
     devices = [f"cuda:{index}" for index in range(torch.cuda.device_count())] or ["cpu"]
-    jobs = min(jobs, len(scenes))
+    jobs = min(jobs or 1, len(scenes))
     for done in predict_scenes(loaded, description, scenes, out, options, devices, jobs, typer.echo):
         speed = done["megapixels"] / done["seconds"]
         typer.echo(f"{done['files'][0]}: {done['megapixels']:.1f} megapixels, {speed:.2f} a second")
