@@ -673,7 +673,8 @@ PREDICTED = [case._replace(make=scene("s.png", COLOURS)) for case in PREDICTED] 
     Case("predict RUN s.png --out maps", "is no raster that can be read", put("s.png", "hello")),
     Case("predict RUN s.png --out maps", "s.png", put("s.png", b"")),
     Case("predict RUN s.png --out maps", "has 1 bands, the model takes 3", scene("s.png", LABELS)),
-    Case("predict RUN s.png --out maps", "the training recorded no stretch", scene("s.png", LABELS.astype(np.uint16))),
+    Case("predict RUN s.png --out maps --stretch fixed", "the training recorded no stretch",
+         scene("s.png", LABELS.astype(np.uint16))),
     Case("predict RUN s.png --out maps", "there is no scene at s.png", fifo("s.png")),
     Case("predict RUN s.png --out maps", "s.png", both(TWO[0], edit("s.png", lambda content: content[:900]))),
 ]  # fmt: skip

@@ -267,6 +267,22 @@ def test_what_does_not_fit_is_said_before_anything_is_written(tmp_path: Path, op
     assert not (tmp_path / "maps").exists()
 
 
+def test_without_a_recorded_stretch_a_scene_that_is_not_of_bytes_takes_percentiles_and_says_so(tmp_path: Path):
+    path = write(tmp_path / "a.tif", 40 * scene(dtype="uint16"))
+    told: list[str] = []
+    predict_scene(Threshold().eval(), DESCRIPTION, path, tmp_path / "none", Options(tile=32), "cpu", told.append)
+    assert "a.tif holds uint16, and the training recorded no stretch: percentiles 2 and 98" in told[-1]
+    predict(path, tmp_path / "said", tile=32, stretch="percentile")
+    assert (tmp_path / "none" / "a.tif").read_bytes() == (tmp_path / "said" / "a.tif").read_bytes()
+    with open_source(write(tmp_path / "b.tif", scene()), None, 3) as source:
+        assert source.stretch == "fixed"  # bytes are as they are
+        assert not any("stretch" in note for note in source.notes)
+    known = {**DESCRIPTION, "normalisation": DESCRIPTION["normalisation"] | {"stretch": [[0, 9999]] * 3}}
+    predict_scene(Threshold().eval(), known, path, tmp_path / "known", Options(tile=32), "cpu", told.append)
+    assert sum("stretch" in line for line in told) == 1
+    assert (tmp_path / "known" / "a.tif").read_bytes() != (tmp_path / "said" / "a.tif").read_bytes()
+
+
 @pytest.mark.parametrize(
     "options",
     [{"tile": 100}, {"tile": 0}, {"overlap": 1.0}, {"overlap": -0.1}, {"stretch": "other"}, {"precision": "fp8"}],

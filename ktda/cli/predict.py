@@ -22,8 +22,13 @@ def predict(
         str | None, typer.Option(help="Bands to read, counted from 1, such as 4,3,2.", show_default=False)
     ] = None,
     stretch: Annotated[
-        str, typer.Option(help="fixed (as training recorded), percentile (2 to 98 of the scene) or per-tile.")
-    ] = "fixed",
+        str | None,
+        typer.Option(
+            help="fixed (as training recorded), percentile (2 to 98 of the scene) or per-tile; by default fixed, "
+            "and percentile where nothing was recorded and the scene is not of bytes.",
+            show_default=False,
+        ),
+    ] = None,
     nodata: Annotated[
         str | None, typer.Option(help="Value of fill, or none; by default the file says.", show_default=False)
     ] = None,

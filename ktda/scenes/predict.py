@@ -32,7 +32,7 @@ class Options(NamedTuple):
     tile: int | None = None
     overlap: float = 0.25
     bands: list[int] | None = None
-    stretch: str = "fixed"  # as training recorded; bytes as they are
+    stretch: str | None = None  # as training recorded; see `open_source`
     nodata: float | str | None = None
     confidence: bool = False
     precision: str = "fp32"
@@ -69,7 +69,7 @@ def check_options(options: Options) -> None:
         raise InputError(f"--tile {options.tile}; expected a multiple of 32, at least 32")
     if not 0 <= options.overlap <= 0.9:
         raise InputError(f"--overlap {options.overlap}; expected 0 to 0.9")
-    if options.stretch not in STRETCHES:
+    if options.stretch not in (None, *STRETCHES):
         raise InputError(f"--stretch {options.stretch}; expected one of {', '.join(STRETCHES)}")
     if options.precision not in PRECISIONS:
         known = ", ".join(PRECISIONS)
@@ -121,8 +121,8 @@ def predict_scene(
     options = options._replace(tile=options.tile or tile_of(description))
     reading = (bands, count, options.nodata, options.stretch, limits)
     with open_source(scene, *reading) as source:
-        if source.note:
-            tell(source.note)
+        for note in source.notes:
+            tell(note)
         out.mkdir(parents=True, exist_ok=True)
         plain = options._replace(polygons=False)  # which are made of the map
         job = {

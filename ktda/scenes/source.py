@@ -53,11 +53,11 @@ class Source:
         self.bands = self._check_bands(bands, count)
         self.nodata = nodata
         self.stretch = stretch
-        self.note = ""
+        self.notes: list[str] = []
         self._by_zero = nodata is None and not self._says_where()
         if self._by_zero:
             assumed = "pixels that are 0 in every band are taken for it"
-            self.note = f"{path.name} names no fill: {assumed}"
+            self.notes.append(f"{path.name} names no fill: {assumed}")
         self._cells: dict[int, NDArray] = {}
         self._limits = limits if stretch == "fixed" else None
         if stretch == "percentile":
@@ -163,18 +163,28 @@ def open_source(
     bands: list[int] | None,
     count: int,
     nodata: float | str | None = None,
-    stretch: str = "fixed",
+    stretch: str | None = None,
     limits: NDArray | None = None,
 ) -> Iterator[Source]:
     """Open a raster for prediction; arguments as of `Source`.
+
+    Without a stretch it is ``fixed``, but ``percentile`` where neither training nor bytes say what
+    is dark and what is bright; a note tells so.
 
     Raises:
         InputError: rasterio is missing, the file is none that GDAL reads, or it does not fit.
     """
     with open_raster(path, "maps", GDAL_CACHEMAX=CACHE_BYTES) as file:
-        if stretch == "fixed" and limits is None:
-            if file.dtypes[0] != "uint8":
-                found = f"{path} holds {file.dtypes[0]}, and the training recorded no stretch"
-                raise InputError(f"{found}; choose --stretch percentile or per-tile")
+        unknown = limits is None and file.dtypes[0] != "uint8"
+        found = f"{path.name} holds {file.dtypes[0]}, and the training recorded no stretch"
+        if stretch == "fixed" and unknown:
+            raise InputError(f"{found}; choose --stretch percentile or per-tile")
+        if limits is None:
             limits = np.tile([0.0, 255.0], (count, 1))
-        yield Source(path, file, bands, count, nodata, stretch, limits)
+        kind = stretch or ("percentile" if unknown else "fixed")
+        source = Source(path, file, bands, count, nodata, kind, limits)
+        if stretch is None and unknown:
+            source.notes.append(
+                f"{found}: percentiles 2 and 98 of the scene become dark and bright"
+            )
+        yield source
