@@ -124,7 +124,7 @@ def predict_scene(
         for note in source.notes:
             tell(note)
         out.mkdir(parents=True, exist_ok=True)
-        plain = options._replace(polygons=False)  # which are made of the map
+        plain = options._replace(polygons=False, stretch=source.stretch)  # polygons come after it
         job = {
             "scene": file_sha256(scene),
             "weights": weights_hash(model),
