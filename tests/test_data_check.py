@@ -169,6 +169,20 @@ def test_what_wants_a_look_is_said(tmp_path):
     ]
 
 
+def test_a_turn_in_exif_is_said(tmp_path):
+    root = put_set(tmp_path / "set", spec=SCENES, splits={"train": 3, "val": 1})
+    exif = Image.Exif()
+    exif[0x0112] = 1  # as it lies
+    image, first, second = sorted((root / "img_dir/train").iterdir())
+    Image.open(image).save(image, exif=exif)
+    exif[0x0112] = 6  # a quarter turn
+    Image.open(first).save(first, exif=exif)
+    Image.open(second).convert("RGB").save(second.with_suffix(".jpg"), exif=exif)
+    second.unlink()
+    (said,) = check(root).warnings
+    assert said.startswith(f"train: EXIF orientation in {first.name} and 1 more: masks must lie on the pixels as")
+
+
 def test_images_without_masks_are_counted_and_read(tmp_path):
     root = put_set(tmp_path, spec=SCENES, splits={"train": 1, "val": 1})
     for number in range(3):

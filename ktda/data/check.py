@@ -20,6 +20,7 @@ from ktda.data.layout import (
     split_folders,
     tile_files,
 )
+from ktda.data.pixels import is_turned
 from ktda.errors import InputError
 
 MUCH = 0.25  # share of ignored pixels that wants a look
@@ -120,11 +121,12 @@ def _count(result: CheckResult, split: str, places: dict[tuple[str, str], dict[s
     result.splits[split] = count
     refused = []
     scenes = set()
+    turned = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter lock
         futures = [pool.submit(_examine, tile_set, pair) for pair in pairs]
     for pair, future in zip(pairs, futures, strict=True):
         try:
-            size, pixels, identity = future.result()
+            size, pixels, identity, turns = future.result()
         except InputError as error:
             refused.append(error)
             continue
@@ -132,10 +134,15 @@ def _count(result: CheckResult, split: str, places: dict[tuple[str, str], dict[s
         count.pixels += pixels[: tile_set.num_classes]
         count.ignored += int(pixels[tile_set.ignore_index])
         scenes.add(identity.get("scene"))
+        turned += [pair.image.name] * turns
         for which in identity.items():
             places.setdefault(which, {}).setdefault(split, pair.stem)
     count.scenes = len(scenes - {None})
     result.errors += _once_each(refused)
+    if turned:
+        cure = "masks must lie on the pixels as they are stored, not as viewers turn them"
+        many = f"{turned[0]} and {len(turned) - 1} more" if turned[1:] else turned[0]
+        result.warnings.append(f"{split}: EXIF orientation in {many}: {cure}")
 
 
 def _count_unlabelled(result: CheckResult) -> None:
@@ -196,8 +203,10 @@ def _weigh(result: CheckResult, split: str) -> None:
         result.warnings.append(f"{split}: an image of {width}x{height} is scored whole: {cost}")
 
 
-def _examine(tile_set: TileSet, pair: Pair) -> tuple[tuple[int, int], np.ndarray, dict[str, str]]:
-    """(width, height), pixels per mask value (256,), and by what a tile is known elsewhere."""
+def _examine(
+    tile_set: TileSet, pair: Pair
+) -> tuple[tuple[int, int], np.ndarray, dict[str, str], bool]:
+    """(width, height), pixels per mask value (256,), what a tile is known by, if EXIF turns it."""
     image, mask = tile_set.read(pair)
     identity = {}
     if tile_set.scene is not None:
@@ -205,4 +214,5 @@ def _examine(tile_set: TileSet, pair: Pair) -> tuple[tuple[int, int], np.ndarray
     if (image != image[:1, :1]).any():  # images of one colour, such as fill, are no copies
         content = image.tobytes() + str(image.shape).encode()
         identity["image"] = hashlib.sha256(content).hexdigest()
-    return mask.shape[::-1], np.bincount(mask.ravel(), minlength=256), identity
+    pixels = np.bincount(mask.ravel(), minlength=256)
+    return mask.shape[::-1], pixels, identity, is_turned(pair.image)

@@ -31,6 +31,7 @@ _TIFF_COLOURS = {0: "grey, white is 0", 1: "grey", 2: "RGB", 3: "palette", 5: "C
 _TIFF_NUMBERS = {1: "uint", 2: "int", 3: "float"}
 _LOSSLESS = (1, 2, 3, 4, 5, 8, 32773, 32946, 34925, 50000)  # none, fax, LZW, ZIP, LZMA, ZSTD
 _SUBFILE, _REDUCED_OR_MASK = 254, 0b101
+_ORIENTATION = 274
 _PAGES = 32  # an offset that leads back would never end
 
 
@@ -67,6 +68,15 @@ def kind_of(path: Path) -> Kind:
             return Kind(len(image.getbands()), "uint8", colours, exact=False)
     except Exception as error:  # on damaged files Pillow raises whatever its parsers raise
         raise _unreadable(path, error) from error
+
+
+def is_turned(path: Path) -> bool:
+    """Whether tags in the header ask viewers to turn or mirror an image; what is read is raw."""
+    with contextlib.suppress(Exception), Image.open(path, formats=FORMATS) as image:
+        # of a PNG without such a chunk, Pillow would decode all to look behind the pixels
+        known = image.format != "PNG" or "exif" in image.info
+        return known and image.getexif().get(_ORIENTATION, 1) != 1
+    return False
 
 
 def read_image(
