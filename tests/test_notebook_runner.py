@@ -215,8 +215,9 @@ def test_training_overrides_are_validated_before_the_launch(tmp_path):
 
 @pytest.fixture(scope="module")
 def good_run(tmp_path_factory) -> tuple[Path, Path]:
-    """One successful run, with a hostile environment: no home, Agg, a space in the path, a chatty cell."""
-    folder = tmp_path_factory.mktemp("good run")
+    """One successful run, with a hostile environment: no home, Agg, spaces and braces in the path, chatty cells."""
+    folder = tmp_path_factory.mktemp("good") / "a {good} run"
+    folder.mkdir()
     source = write_notebook(
         folder / "01_x.ipynb",
         'SEED: int = 0\nTAGS: list[str] = ["a"]',

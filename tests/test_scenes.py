@@ -327,6 +327,8 @@ def test_scenes_are_found_and_double_names_refused(tmp_path: Path):
 @pytest.mark.slow
 def test_a_profile_maps_a_scene_a_job(finished_run: Path, tmp_path: Path) -> None:
     pytest.importorskip("snakemake")
+    tmp_path = tmp_path / "an odd {place}"
+    tmp_path.mkdir()
     names = ["first {a} b.tif", "second.tif"]
     for number, name in enumerate(names):
         write(tmp_path / name, scene((64, 96)) if number else scene((70, 50)))

@@ -7,7 +7,7 @@ the same split.
 import os
 import unicodedata
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from ktda.errors import InputError
@@ -46,14 +46,20 @@ def tile_files(root: Path, kind: str, split: str) -> tuple[list[Path], Counter]:
     files: list[Path] = []
     others: Counter = Counter()
     folder = root / kind / split
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith("."):
+    if not folder.is_dir():
+        return files, others
+    with os.scandir(folder) as entries:  # which knows files from folders without asking again
+        found = sorted(entries, key=lambda entry: entry.name)
+    for entry in found:
+        suffix = PurePath(entry.name).suffix
+        if entry.name.startswith("."):
             continue
-        if not path.is_file():
+        if not entry.is_file():
             others["folders"] += 1
-        elif path.suffix.lower() not in SUFFIXES[kind]:
-            others[path.suffix or "files without a suffix"] += 1
+        elif suffix.lower() not in SUFFIXES[kind]:
+            others[suffix or "files without a suffix"] += 1
         else:
+            path = folder / entry.name
             check_name(path)
             files.append(path)
     return files, others
@@ -75,16 +81,17 @@ def pair_up(root: Path, split: str) -> tuple[list[Pair], list[str]]:
         The complete pairs sorted by stem, and one sentence per stem that has not exactly one image
         and one mask.
     """
-    found: dict[str, list[Path]] = {}
+    found: dict[str, list[tuple[str, Path]]] = {}
     for kind in KINDS:
         for path in tile_files(root, kind, split)[0]:
             # an accent of its own (NFD) or one with its letter (NFC): it reads alike
             stem = unicodedata.normalize("NFC", path.stem)
-            found.setdefault(stem, []).append(path)
+            found.setdefault(stem, []).append((kind, path))
     pairs = []
     problems = []
-    for stem, paths in sorted(found.items()):
-        if [path.parent.parent.name for path in paths] == list(KINDS):
+    for stem, files in sorted(found.items()):
+        kinds, paths = zip(*files, strict=True)
+        if kinds == KINDS:
             pairs.append(Pair(stem, *paths))
         else:
             names = ", ".join(path.relative_to(root).as_posix() for path in paths)

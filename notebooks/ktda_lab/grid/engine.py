@@ -15,7 +15,7 @@ from pathlib import Path
 from ktda.errors import InputError
 from ktda.files import lock_file
 from ktda.runs.record import ended_by
-from ktda_lab.grid.execute import attend, run_pool, run_serially
+from ktda_lab.grid.execute import attend, cache_as_before, cached_in, run_pool, run_serially
 from ktda_lab.grid.plan import LOCK, RUNS, Run, finished, start_of, write_plan
 from ktda_lab.grid.table import Table, select
 from ktda_lab.grid.view import gpu_count, progress, run_states
@@ -88,6 +88,7 @@ def run_grid(
             threads=threads,
             gpus=gpus if notebook else 0,  # without one, several runs share a GPU
             todo=[run.id for run in todo],
+            env=cache_as_before(),
             inits={run.id: start.id for run in todo if (start := start_of(run, todo))},
         )
         try:
@@ -152,7 +153,7 @@ def _run_snakemake(
     log = out / "snakemake.log"
     with log.open("w") as file:
         # It inherits the lock: should this process be killed, the folder stays taken until Snakemake has ended, too.
-        code = attend(command, file, update, pass_fds=(lock,))
+        code = attend(command, file, update, pass_fds=(lock,), env=cached_in(out / ".snakemake" / "cache"))
     output = log.read_text(errors="replace")
     if code and "rule run:" not in output:
         last = output.strip().rpartition("\n")[2]

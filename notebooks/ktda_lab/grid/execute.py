@@ -199,6 +199,17 @@ def _run_forked(out: Path, run_id: str, gpu: int | None, threads: int) -> None:
     sys.exit(main([str(out), run_id]))
 
 
+def cached_in(folder: Path) -> dict[str, str]:
+    """This environment for Snakemake, whose cache then needs no home to write to; `cache_as_before` is for its jobs."""
+    return os.environ | {"XDG_CACHE_HOME": str(folder.absolute())}
+
+
+def cache_as_before() -> list[str]:
+    """The words before a job's command that undo `cached_in`: weights from a hub are kept where they were."""
+    before = os.environ.get("XDG_CACHE_HOME")
+    return ["env", f"XDG_CACHE_HOME={before}"] if before else ["env", "-u", "XDG_CACHE_HOME"]
+
+
 def attend(command: Sequence[str], log, update: Callable[[], None], *, seconds: float = 60, **options) -> int:
     """Exit code of a child; when this process ends earlier, by whatever signal, so do the child and all it started.
 

@@ -153,8 +153,8 @@ def _execute(notebook: Notebook, parameters: dict[str, Any], partial: Path, **op
     try:
         with own_kernel() as kernel_manager_class:
             executed = papermill.execute_notebook(
-                notebook.path,
-                partial,
+                _as_it_is(notebook.path),
+                _as_it_is(partial),
                 parameters,
                 kernel_name="python3",
                 language="python",
@@ -177,3 +177,8 @@ def _execute(notebook: Notebook, parameters: dict[str, Any], partial: Path, **op
     # Instead of where the files lie on this machine.
     executed.metadata.papermill.update(input_path=notebook.path.name, output_path=notebook.path.name)
     nbformat.write(executed, partial)
+
+
+def _as_it_is(path: Path) -> str:
+    """For papermill, which fills parameters into braces in a path."""
+    return str(path).replace("{", "{{").replace("}", "}}")

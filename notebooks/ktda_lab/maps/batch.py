@@ -11,7 +11,7 @@ from ktda.errors import InputError
 from ktda.files import lock_file, write_json
 from ktda.runs.record import ended_by
 from ktda.scenes.predict import Options
-from ktda_lab.grid.execute import attend
+from ktda_lab.grid.execute import attend, cache_as_before, cached_in
 
 PLAN = ".predict"  # in the folder of the maps: what is asked for, logs, what has ended
 
@@ -47,13 +47,14 @@ def predict_by_profile(
         for old in place.glob("[0-9]*.log"):
             old.unlink()
         plan = {"model": model, "scenes": [str(scene) for scene in scenes], "cwd": str(Path.cwd())}
+        plan["env"] = cache_as_before()
         write_json(place / "plan.json", plan | {"options": [*_words(options), "--out", str(out)]})
         command = [sys.executable, "-m", "snakemake", "maps", "--snakefile", str(Path(__file__).with_name("Snakefile"))]
         command += ["--directory", str(out.absolute()), "--nolock", "--keep-going", "--workflow-profile", "none"]
         command += ["--profile", profile, "--nocolor", *(["--jobs", str(jobs)] if jobs else [])]
         log = place / "snakemake.log"
         with log.open("w") as file:
-            code = attend(command, file, lambda: None, pass_fds=(lock.fileno(),))
+            code = attend(command, file, lambda: None, pass_fds=(lock.fileno(),), env=cached_in(place / "cache"))
         ended = {int(path.name) for path in (place / "ended").glob("*")}
         if code and not ended and not list(place.glob("[0-9]*.log")):
             last = log.read_text(errors="replace").strip().rpartition("\n")[2].strip()
