@@ -174,6 +174,14 @@ def test_the_readme_says_what_the_published_study_says():
             line = claims.loc[f"two_stages_{tiles} \u2212 {rival}_{tiles}"]
             assert f"{ends(line)}, {line['verdict']}" in said, (tiles, rival)
 
+    clouds = read_published(folder / "l8_sample")
+    found = knowledge.scored(clouds.results)
+    claims, _ = laboratory.contrasts(found, knowledge.stated_contrasts(clouds.table, found))
+    claims = claims.assign(verdict=verdicts(claims)).set_index("row")
+    assert set(claims["verdict"]) == {"undecided"}
+    line = claims.loc["two_stages \u2212 plain"]
+    assert f"nothing can be told: two stages over the plain student {ends(line)}, undecided" in said
+
     apart = pd.concat([knowledge.luck(read_published(folder / name).results) for name in ("noise", "noise_plain")])
     own = 100 * apart[apart["row"] == "short"]["sd"]  # under the study's schedule
     assert f"differ by {own.min():.1f} to {own.max():.1f} points" in said
