@@ -38,6 +38,7 @@ class Hub:
     cuts: list[int] = field(default_factory=list)  # bytes after which the next answers break off
     refusals: list[int] = field(default_factory=list)  # status codes of the next answers
     silent: bool = False
+    circle: bool = False  # send everybody from one address to another, for ever
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
 
@@ -67,6 +68,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_response(302)  # the hub sends large files from another address
             self.send_header("Location", "/cdn/grass")
             self.send_header("X-Repo-Commit", COMMIT)
+            self.end_headers()
+        elif self.path.startswith("/cdn/grass") and hub.circle:
+            self.send_response(302)
+            self.send_header("Location", f"/cdn/grass/{len(hub.asked)}")
             self.end_headers()
         elif self.path == "/cdn/grass":
             self.send_content(hub)
@@ -249,6 +254,70 @@ def test_the_known_hash_counts_more_than_the_hubs(hub, data_root, monkeypatch):
     monkeypatch.setitem(source, "sha256", hashlib.sha256(hub.content).hexdigest())
     hub.lfs = False
     assert json.loads((fetch.fetch("grass") / "fetched.json").read_text())["verified"] is True
+
+
+ILL_TYPED = {
+    "size null": {"size": None},
+    "size text": {"size": "12"},
+    "size below 0": {"size": -1},
+    "size true": {"size": True},
+    "lfs list": {"size": 5, "lfs": []},
+    "lfs text": {"size": 5, "lfs": "no"},
+    "hash number": {"size": 5, "lfs": {"sha256": 7}},
+    "no size": {},
+}
+
+
+@pytest.mark.parametrize("entry", ILL_TYPED.values(), ids=ILL_TYPED)
+def test_an_ill_typed_answer_is_an_error(hub, data_root, entry):
+    hub.info = {"sha": COMMIT, "siblings": [{"rfilename": "grass.zip"} | entry]}
+    fails("does not tell of XavierJiezou/ktda-datasets .*without a network download")
+    for siblings in (None, 5, "grass.zip", [None], [{"rfilename": ["grass.zip"]}]):
+        hub.info = {"sha": COMMIT, "siblings": siblings}
+        fails("does not tell of XavierJiezou/ktda-datasets .*without a network download")
+    assert left(data_root) == set()
+
+
+def test_an_answer_without_end_is_not_read_to_its_end(hub, data_root, monkeypatch):
+    monkeypatch.setattr(fetch, "MAX_ANSWER", 1000)
+    hub.info = {"sha": COMMIT, "siblings": [{"rfilename": "grass.zip", "size": 5, "more": "x" * 10_000}]}
+    fails("does not tell of XavierJiezou/ktda-datasets")
+
+
+def test_a_server_that_sends_more_than_it_told_of_is_stopped(hub, data_root):
+    told = len(hub.content) - 100
+    hub.info = {"sha": COMMIT, "siblings": [{"rfilename": "grass.zip", "size": told}]}
+    fails(f"sends more than the {told} bytes that it told of")
+    assert all(path.stat().st_size <= told for path in data_root.iterdir())
+    assert len(downloads(hub)) == 1
+
+
+def test_redirects_without_end_are_one_line(hub, data_root):
+    hub.circle = True
+    fails("redirect")
+    assert len(hub.asked) < 40
+
+
+@pytest.mark.parametrize("kind", ["ratio", "count"])
+def test_an_archive_that_would_become_too_much_is_refused_before_it_is_unpacked(
+    hub, tmp_path, data_root, files, kind, monkeypatch
+):
+    monkeypatch.setattr(fetch, "MAX_ENTRIES", 1000)
+    bomb = {f"some_name/{number}.txt": b"" for number in range(1001)} if kind == "count" else {"zeros": bytes(10**7)}
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {**files, **bomb}.items():
+            archive.writestr(name, content)
+    fails("entries would become .* GB; that is no archive of images", archive=tmp_path / "bomb.zip")
+    assert left(data_root) == set()
+
+
+def test_an_archive_that_declares_less_than_it_holds_gives_no_more_than_that(hub, tmp_path, data_root, files):
+    content = bytearray(zipped(files))
+    entry = content.rindex(b"PK\x01\x02")  # the last of the directory: 20 bytes on, packed size, then the real one
+    content[entry + 24 : entry + 28] = (1).to_bytes(4, "little")
+    (tmp_path / "lying.zip").write_bytes(content)
+    fails("damaged, or not a zip archive", archive=tmp_path / "lying.zip")
+    assert left(data_root) == set()
 
 
 @pytest.mark.parametrize(
