@@ -531,6 +531,8 @@ TRAINED = cases(
     ("student=tu-test_vit", "has not the strides 4, 8, 16, 32"),
     ("student=resnet18 --set student_drop_path=0.1", "encoder resnet18 takes no options"),
     ("student=tu-swin_tiny_patch4_window7_224", "the model does not take images of 32x32 pixels"),
+    ("student=tu-dla34", "the model does not take images of 40x40 pixels"),  # which are scored whole
+    ("student=tu-hrnet_w18_small", "the model does not take images of 40x40 pixels"),
     ("student=vgg11 --set model=deeplabv3plus", "model=deeplabv3plus does not take encoder vgg11"),
     ("student_weights=nowhere", "no weights file at nowhere"),
     ("student_weights=/dev/zero", "no weights file at /dev/zero"),

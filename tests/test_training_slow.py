@@ -120,6 +120,16 @@ def test_two_processes(tmp_path: Path) -> None:
     assert float(best.split(",")[-1]) == metrics["splits"]["val"]["miou"]
 
 
+@pytest.mark.parametrize("more", [{"student": "efficientnet-b0"}, {"model": "pspnet"}, {"model": "unet"}], ids=str)
+def test_two_processes_with_parameters_that_no_output_depends_on(tmp_path: Path, more: dict) -> None:
+    data = make_set(tmp_path / "set", {"train": 8, "val": 3, "test": 3})
+    train = command(data, tmp_path / "run", steps=3, evaluate_epochs=9, student_drop_path=0.0, **more)[3:]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "ktda"]
+    finish([*launch, *train], tmp_path, {"ACCELERATE_USE_CPU": "true"})
+    manifest = manifest_of(tmp_path / "run")
+    assert (manifest["status"], manifest["processes"]) == ("finished", 2)
+
+
 STILL = """import sys
 from ktda.loop import Trainer
 from ktda.__main__ import main
