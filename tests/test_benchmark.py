@@ -73,7 +73,7 @@ def test_a_form_that_fails_leaves_the_others(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(forms.Form, "step", failing)
     said: list[str] = []
     wish = forms.Wish("grid", 32, 2, "cpu")
-    found = steps.time_steps(["as published", "UPerNet"], wish, 0, 2, said.append, list)
+    found = steps.time_steps(["as published", "UPerNet"], wish, 0, 2, said.append)
     assert found["as published"] == {"failed": "out of memory"}
     assert found["UPerNet"]["turns"] == 2
     assert "as published: failed: out of memory" in said

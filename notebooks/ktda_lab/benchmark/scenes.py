@@ -25,7 +25,11 @@ Way = Callable[[Tensor], Tensor]
 
 
 def time_scenes(
-    wish: Wish, seconds: float, repeats: int, tell: Callable[[str], None], keep: Callable[[Found], Any]
+    wish: Wish,
+    seconds: float,
+    repeats: int,
+    tell: Callable[[str], None],
+    keep: Callable[[Found], Any] = lambda found: None,
 ) -> Found:
     """Seconds of a square scene in memory, from image to classes, by side and way.
 

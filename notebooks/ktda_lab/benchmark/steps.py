@@ -45,7 +45,7 @@ def time_steps(
     seconds: float,
     repeats: int,
     tell: Callable[[str], None],
-    keep: Callable[[Found], Any],
+    keep: Callable[[Found], Any] = lambda found: None,
 ) -> Found:
     """Seconds of a step of each form, and of its parts.
 
@@ -127,7 +127,7 @@ def _parts(form: Form, count: int) -> dict[str, Any]:
 
 
 def measure_memory(
-    names: Sequence[str], wish: Wish, tell: Callable[[str], None], keep: Callable[[Found], Any]
+    names: Sequence[str], wish: Wish, tell: Callable[[str], None], keep: Callable[[Found], Any] = lambda found: None
 ) -> Found:
     """Bytes at the peak of three steps of each form.
 
