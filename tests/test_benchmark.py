@@ -128,3 +128,13 @@ def test_memory_and_scenes(tmp_path: Path) -> None:
 def test_wrong_words_are_one_line(words: list[str], line: str) -> None:
     with pytest.raises(InputError, match=line):
         CliRunner().invoke(app, [*SMALL, *words], catch_exceptions=False)
+
+
+def test_the_guide_says_what_was_measured() -> None:
+    root = Path(__file__).resolve().parents[1]
+    step = json.loads((root / "reports/published/benchmark/step_cpu.json").read_text())["step"]
+    said = (root / "docs/train.md").read_text()
+    base = step["as released"]["seconds"]["median"]
+    for found in step.values():
+        median = found["seconds"]["median"]
+        assert f"| {median:.1f} | {base / median:.1f} |" in said
