@@ -21,7 +21,7 @@ from ktda_lab.book.executed import Made, readable
 from ktda_lab.book.headline import headline_text, read_headline
 from ktda_lab.book.text import plain
 
-LIMIT = 8_000_000  # bytes of everything that is published
+LIMIT = 12_000_000  # bytes of everything that is published
 
 
 def check_publishable(preset: str) -> None:
