@@ -103,6 +103,13 @@ def test_a_score_in_labels_is_read_off_the_plain_students_curve(score, tiles):
     assert knowledge.worth_in_labels(runs, "ours", "plain")["d"] == pytest.approx(tiles)
 
 
+def test_pools_stand_in_the_order_asked_for():
+    runs = results({"pool_32": [0.2, 0.3], "pool_0": [0.1, 0.1], "other": [0.9, 0.9]})
+    table = knowledge.pool_table(runs, {"pool_0": "0", "pool_32": "32"})
+    assert table["d"].tolist() == ["10.0 (10.0 to 10.0)", "25.0 (-38.5 to 88.5)"]
+    assert table.index.tolist() == ["0", "32"]
+
+
 def test_contrasts_come_from_the_table_as_far_as_they_were_run():
     table = {"contrasts": [["a", "b", "more"], ["b", "c", "less"], ["a", "d", "less"]]}
     runs = pd.DataFrame({"row": ["a", "b", "c"]})

@@ -71,6 +71,20 @@ def worth_in_labels(results: pd.DataFrame, row: str, plain: str) -> pd.Series:
     return pd.Series(found, name="labelled tiles")
 
 
+def pool_table(results: pd.DataFrame, pools: Mapping[str, str]) -> pd.DataFrame:
+    """Mean mIoU and its 95 % interval in percent, as text, per data set and number of unlabelled tiles.
+
+    Args:
+        results: a line per run.
+        pools: row -> what the table calls it, in its order.
+    """
+    lines = summarise(results[results["row"].isin(pools)])
+    ends = 100 * lines[["mean", "low", "high"]]
+    lines["mIoU (%)"] = [f"{mean:.1f} ({low:.1f} to {high:.1f})" for mean, low, high in ends.to_numpy()]
+    lines["unlabelled tiles"] = lines["row"].map(pools)
+    return lines.pivot(index="unlabelled tiles", columns="data", values="mIoU (%)").reindex(pools.values())
+
+
 def _is_dose(name: str, model: str) -> bool:
     head, _, tail = name.rpartition("_")
     return head == model and tail.isdigit()
