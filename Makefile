@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report publish test test-slow test-browser lint format lab lock clean
+.PHONY: help setup report publish test test-slow test-lowest test-browser lint format lab lock clean
 
 help:  ## explain every target
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,11 @@ test: setup  ## fast tests: units, the command line in process, every notebook a
 
 test-slow: setup  ## long tests: kills, subprocesses, a wheel in an environment of its own
 	$(BIN)/python -m pytest -m slow
+
+test-lowest: setup  ## the fast tests on the lowest versions that pyproject.toml allows, in build/lowest
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/lowest
+	$(BIN)/uv pip install --quiet --python build/lowest --resolution lowest-direct -e ".[book,grid,scenes,export,test]"
+	build/lowest/bin/python -m pytest -n 2 --dist worksteal
 
 test-browser: setup  ## drive JupyterLab and the report in Debian's Chromium, which root installs if it is missing
 	@command -v chromium > /dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -q && apt-get install -yq chromium; } || \
