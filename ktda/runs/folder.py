@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from ktda.config import Config
 from ktda.data import builtin
@@ -25,6 +25,12 @@ from ktda.teacher import Teacher
 MANIFEST = "manifest.json"
 METRICS = "metrics.json"
 LOCK = ".lock"
+# PyTorch before 2.15 leaves the attention of a CPU out of its count.
+ATTENTION_ON_CPU = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: (
+        sdpa_flop_count(q, k, v)
+    )
+}
 # What is read of a manifest and of the scores, and is checked when they are opened.
 _MANIFEST = {
     "status": str,
@@ -216,7 +222,7 @@ def inference_gflops(
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with FlopCounterMode(display=False) as counter:
+        with FlopCounterMode(display=False, custom_mapping=ATTENTION_ON_CPU) as counter:
             model(torch.zeros(1, len(getattr(model, "mean", "RGB")), *size, device=device))
     except InputError:
         raise

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.api.types import is_float_dtype
 
 from ktda.errors import InputError
 from ktda.files import here_or_checkout, read_json, replacing, write_beside
@@ -93,7 +94,10 @@ def read_results(path: Path | str) -> pd.DataFrame:
     if missing:
         raise InputError(f"{path} has no column {missing[0]}; expected the results of a grid, with {COLUMNS[0]}, ...")
     for name in results.columns.difference(TEXT):
-        results[name] = pd.to_numeric(results[name])
+        numbers = pd.to_numeric(results[name])
+        if is_float_dtype(numbers):  # whose last digit pandas before 3 rounds and Python does not
+            numbers = results[name].replace("", "nan").map(float)
+        results[name] = numbers
     twice = results[results.duplicated(["data", "row", "seed"])]
     if len(twice):
         first = twice.iloc[0]
