@@ -147,3 +147,21 @@ def test_the_guide_says_what_was_measured() -> None:
         median = step[name]["seconds"]["median"]
         pace = f"| {median:.1f} | {base / median:.1f} |"
         assert f"{pace} {found['bytes'] / 1e9:.1f} | {share:.2f} |" in said
+
+
+def test_the_guide_says_what_was_measured_at_preset_demo() -> None:
+    root = Path(__file__).resolve().parents[1]
+    folder = root / "reports/published/benchmark"
+    said = " ".join((root / "docs/train.md").read_text().split())
+    step = json.loads((folder / "demo_step_cpu.json").read_text())["step"]
+    medians = {name: found["seconds"]["median"] for name, found in step.items()}
+    plain = medians["UPerNet, plain PyTorch"]
+    published, beside = (medians[name] / plain for name in ("as published", "beside, no FMM"))
+    assert f"takes {published:.1f} times as long as that of a plain UPerNet, and {beside:.1f} times with" in said
+    assert step["as published"]["waiting_share"] < 0.01
+    scene = json.loads((folder / "predict_cpu.json").read_text())["predict"]["2048"]
+    pace = {name: found["megapixels_a_second"] for name, found in scene.items()}
+    ours = pace["beside, no FMM"]
+    assert f"predicts {ours:.2f} megapixels a second, {ours / pace['as published']:.1f} times" in said
+    loop, monai = (pace[f"{way}, beside, no FMM"] for way in ("plain loop", "MONAI"))
+    assert f"a loop tile by tile does {loop:.2f} with the same model, MONAI {monai:.2f}" in said
