@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from ktda.cli.main import app
 from ktda.errors import InputError
 from ktda_lab.benchmark import forms, steps
+from ktda_lab.benchmark.forms import Wish
+from ktda_lab.benchmark.scene_memory import measure_scene_memory
 
 SMALL = ["benchmark", "--device", "cpu", "--preset", "grid", "--size", "32", "--seconds", "0", "--repeats", "2"]
 
@@ -113,6 +115,17 @@ def test_memory_and_scenes(tmp_path: Path) -> None:
     predict = json.loads(out.read_text())["predict"]
     assert predict["128"]["as published"]["megapixels_a_second"] > 0
     assert "plain loop, beside, no FMM" in predict["128"]
+
+
+@pytest.mark.slow
+def test_a_scene_in_strips_needs_less_memory_than_one_held_whole() -> None:
+    wish = Wish("smoke", 64, 2, "cpu")
+    said: list[str] = []
+    found = measure_scene_memory(wish, pace=1.0, seconds=5.0, tell=said.append)
+    assert list(found) == ["1024", "2048"]
+    ours, held = ([found[side][way]["bytes"] for side in found] for way in ("ktda predict", "plain loop"))
+    assert ours[1] - ours[0] < 0.5 * (held[1] - held[0])
+    assert said[-1] == "8192 px: memory left out, about 67 s"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ktda_lab.ablations.statistics import KEYS, summarise
+from ktda_lab.ablations.statistics import summarise
 from ktda_lab.drawing import FAINT, SERIES, WIDTH, styled, titled
 
 AGAIN = "_again"  # ends the name of a row that trains another once more
@@ -168,14 +168,3 @@ def ranking(results: pd.DataFrame, table: Mapping[str, Any], title: str = "") ->
 def scored(results: pd.DataFrame) -> pd.DataFrame:
     """Without the runs that segment nothing (a first stage), whose score is undefined."""
     return results.dropna(subset="miou")
-
-
-def seconds_with_start(results: pd.DataFrame) -> pd.DataFrame:
-    """Mean seconds of training per data set and row, those of the row that it starts from included."""
-    own = results.groupby(KEYS[:2], sort=False)["seconds"].mean()
-    starts = results.set_index(KEYS[:2])["overrides"].str.extract(r"\binit=(\S+)")[0].groupby(level=[0, 1]).first()
-    total = [
-        s + (own[data, starts[data, row]] if isinstance(starts[data, row], str) else 0)
-        for (data, row), s in own.items()
-    ]
-    return pd.DataFrame({"seconds": own, "with its start": total})

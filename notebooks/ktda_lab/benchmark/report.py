@@ -1,6 +1,8 @@
 """The measurement as a whole: what ran where, its tables, and its json."""
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -10,12 +12,14 @@ from ktda.errors import InputError
 from ktda.files import now
 from ktda.runs.record import commit, machine, versions
 from ktda_lab.benchmark.forms import FORMS, PLAIN, Wish, fast, settings
-from ktda_lab.benchmark.scenes import time_scenes
+from ktda_lab.benchmark.scene_memory import measure_scene_memory
+from ktda_lab.benchmark.scenes import PEERS_ON, time_scenes
 from ktda_lab.benchmark.steps import PARTS, Found, measure_memory, time_steps
 
 WHAT = ("step", "predict", "memory", "all")
 USUAL = [name for name in FORMS if "compiled" not in name] + list(PLAIN)  # compiling takes minutes
 BASE = "as released"
+PEERS = ("monai",)  # measured where it is installed
 
 
 def measure(
@@ -43,7 +47,7 @@ def measure(
     content: dict[str, Any] = {
         "start": now(),
         "machine": machine(torch.device(wish.device)) | {"threads": torch.get_num_threads()},
-        "versions": versions(),
+        "versions": versions() | {name: version(name) for name in PEERS if find_spec(name)},
         **commit(),
         "measured": wish._asdict(),
         "fast": fast(wish.device),
@@ -65,6 +69,9 @@ def measure(
         content["memory"] = measure_memory(own, wish, tell, keeping("memory"))
     if what in ("predict", "all"):
         content["predict"] = time_scenes(wish, seconds, repeats, tell, keeping("predict"))
+        largest = list(content["predict"].values())[-1]
+        pace = largest[PEERS_ON]["megapixels_a_second"]
+        content["scene_memory"] = measure_scene_memory(wish, pace, seconds, tell, keeping("scene_memory"))
     return content | {"end": now()}
 
 
@@ -85,6 +92,8 @@ def tables(content: Mapping[str, Any]) -> str:
         parts.append(_memory(content["memory"]))
     if "predict" in content:
         parts.append(_scenes(content["predict"]))
+    if content.get("scene_memory"):
+        parts.append(_scene_memory(content["scene_memory"]))
     return "\n\n".join(parts)
 
 
@@ -139,6 +148,14 @@ def _scenes(predict: Mapping[str, Any]) -> str:
     for name in (name for name in names if name != published):
         ratios = (_median(found[published]) / _median(found[name]) for found in predict.values())
         rows.append((f"{name}, times as published", *(f"{ratio:.2f}" for ratio in ratios)))
+    return columns(rows)
+
+
+def _scene_memory(memory: Mapping[str, Any]) -> str:
+    rows = [("peak memory of a scene, GB", *(f"{side} px" for side in memory))]
+    for way in next(iter(memory.values())):
+        peaks = [found[way]["bytes"] for found in memory.values()]
+        rows.append((way, *(f"{peak / 1e9:.2f}" for peak in peaks)))
     return columns(rows)
 
 

@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from ktda.build import build, describe, make_teacher
 from ktda.images import normalise
 from ktda.scenes.blend import blend, gaussian, starts
-from ktda.scenes.predict import predictor
-from ktda_lab.benchmark.forms import CLASSES, Wish, settings
+from ktda.scenes.predict import predictor, threads
+from ktda_lab.benchmark.forms import CLASSES, Wish, fast, settings
 from ktda_lab.benchmark.steps import Found, clock, forget, summary
 
 TILE, OVERLAP = 256, 0.25
 SIDES = (128, 256, 512, 1024, 2048)
 FORMS = ("as published", "beside, no FMM", "beside, ViT", "UPerNet")
 PEERS_ON = "beside, no FMM"  # whose model a plain loop and MONAI run
+HALVES = f"{PEERS_ON}, bf16"
 
 Way = Callable[[Tensor], Tensor]
 
@@ -48,7 +49,9 @@ def time_scenes(
             continue
         scene = torch.rand(3, side, side)
         ways: dict[str, Way] = {name: _ours(model, wish) for name, model in models.items()}
-        ways |= {f"{name}, {PEERS_ON}": way for name, way in _peers(models[PEERS_ON], wish).items()}
+        if fast(wish.device).get("precision") == "bf16":
+            ways[HALVES] = _ours(models[PEERS_ON], wish, "bf16")
+        ways |= {f"{name}, {PEERS_ON}": way for name, way in peers(models[PEERS_ON], wish).items()}
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
         begun = time.perf_counter()
         for number in range(repeats + 1):
@@ -72,24 +75,34 @@ def time_scenes(
 
 def _model(name: str, wish: Wish) -> nn.Module:
     """A form in eval mode, on its device, as `ktda predict` loads it."""
+    return build(described(name, wish)).eval().to(wish.device)
+
+
+def described(name: str, wish: Wish) -> dict[str, Any]:
+    """The description of a form's model."""
     config = settings(name, wish)
-    return build(describe(config, CLASSES, make_teacher(config))).eval().to(wish.device)
+    return describe(config, CLASSES, make_teacher(config))
 
 
-def _ours(model: nn.Module, wish: Wish) -> Way:
+def _ours(model: nn.Module, wish: Wish, precision: str = "fp32") -> Way:
     """As `ktda predict` does between reading and writing."""
 
     def predict(scene: Tensor) -> Tensor:
         size = scene.shape[1:]
         data = torch.ones(size, dtype=torch.bool)
-        step = predictor(model, wish.device)
-        strips = blend(lambda begin, end: (scene[:, begin:end], data[begin:end]), step, size, CLASSES, TILE, OVERLAP)
-        return torch.cat([strip.classes for strip in strips])
+        step = predictor(model, wish.device, precision)
+
+        def read(begin: int, end: int) -> tuple[Tensor, Tensor]:
+            return scene[:, begin:end], data[begin:end]
+
+        with threads(wish.device) as pool:
+            strips = blend(read, step, size, CLASSES, TILE, OVERLAP, pool=pool)
+            return torch.cat([strip.classes for strip in strips])
 
     return predict
 
 
-def _peers(model: nn.Module, wish: Wish) -> dict[str, Way]:
+def peers(model: nn.Module, wish: Wish) -> dict[str, Way]:
     """Other ways through the same tiles with the same weights of overlap."""
     step = predictor(model, wish.device)
 
@@ -106,7 +119,7 @@ def _peers(model: nn.Module, wish: Wish) -> dict[str, Way]:
                 sums[:, top : top + tall, left : left + wide] += probabilities * weights
         return sums.argmax(0)
 
-    peers = {"plain loop": plain}
+    ways = {"plain loop": plain}
     if importlib.util.find_spec("monai"):
         from monai.inferers import sliding_window_inference
 
@@ -117,7 +130,7 @@ def _peers(model: nn.Module, wish: Wish) -> dict[str, Way]:
                 logits = sliding_window_inference(
                     normalise(scene[None], model.mean, model.std), window, 4, model, **how
                 )  # (1, K, H, W)
-            return logits.argmax(1)
+            return logits[0].argmax(0)
 
-        peers["MONAI"] = monai
-    return peers
+        ways["MONAI"] = monai
+    return ways

@@ -139,8 +139,7 @@ def measure_memory(
             if wish.device == "cuda":
                 found = peak_memory(name, wish)
             else:
-                with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                    found = pool.submit(peak_memory, name, wish).result()
+                found = in_new_process(peak_memory, name, wish)
             results[name] = {"bytes": found}
             tell(f"{name}: peak memory {found / 1e9:.2f} GB")
         except (RuntimeError, MemoryError) as error:  # a process that was killed for memory too
@@ -160,12 +159,23 @@ def peak_memory(name: str, wish: Wish) -> int:
             form.step()
         if wish.device == "cuda":
             return torch.cuda.max_memory_allocated()
+    return process_peak()
+
+
+def process_peak() -> int:
+    """Bytes at the peak of this process, libraries included."""
     status = Path("/proc/self/status")  # Linux: there a new process inherits the peak that getrusage tells
     if status.exists():
         (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
         return 1024 * int(line.split()[1])
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def in_new_process(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What a call returns in a process in which nothing ran before."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(call, *arguments).result()
 
 
 def forget(held: dict[str, Any]) -> None:
