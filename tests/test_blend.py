@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ktda.scenes.blend import FILL, LEAST_WEIGHT, blend, gaussian, starts
+from ktda.scenes.blend import FILL, LEAST_WEIGHT, blend, count_passes, gaussian, starts
 from ktda.seeding import generator
 
 CLASSES = 4
@@ -124,6 +124,17 @@ def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch):
         assert a.row == b.row
         assert torch.equal(a.classes, b.classes)
         assert torch.equal(a.confidence, b.confidence)
+
+
+@pytest.mark.parametrize("batch_pixels", [1, 3 * 32**2, 2**17])
+@pytest.mark.parametrize("size", SIZES)
+def test_passes_are_counted_before_they_are_made(monkeypatch: pytest.MonkeyPatch, size, batch_pixels: int):
+    monkeypatch.setattr("ktda.scenes.blend.BATCH_PIXELS", batch_pixels)
+    for tile, overlap in itertools.product(TILES, OVERLAPS):
+        calls = []
+        predict = lambda windows: calls.append(len(windows)) or identity(windows)  # noqa: B023, E731
+        list(blend(reader(labels_of(size)), predict, size, CLASSES, tile, overlap))
+        assert count_passes(size, tile, overlap) == len(calls)
 
 
 def test_fill_stays_fill_and_windows_without_data_are_not_computed():

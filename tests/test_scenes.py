@@ -18,7 +18,7 @@ from rasterio.transform import Affine
 from ktda.errors import InputError
 from ktda.scenes.blend import FILL
 from ktda.scenes.jobs import predict_scenes
-from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene, tile_of
+from ktda.scenes.predict import Options, check_options, find_scenes, predict_scene, threads, tile_of
 from ktda.scenes.sink import Sink
 from ktda.scenes.source import open_source
 
@@ -309,6 +309,18 @@ def test_precision_holds_in_every_thread_and_threads_are_left_as_they_were(tmp_p
     predict_scene(Asked().eval(), DESCRIPTION, write(tmp_path / "a.tif", scene()), tmp_path / "maps", options)
     assert set(asked) == {(precision == "bf16", True)}
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("passes", "workers", "each"), [(1, 1, 4), (2, 2, 2), (3, 3, 1), (50, 4, 1)])
+def test_few_passes_share_all_cores(passes: int, workers: int, each: int):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        with threads("cpu", passes) as pool:
+            assert pool._max_workers == workers
+            assert pool.submit(torch.get_num_threads).result() == each
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_scenes_are_found_and_double_names_refused(tmp_path: Path):

@@ -59,6 +59,13 @@ def starts(length: int, tile: int, overlap: float) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
+def count_passes(size: tuple[int, int], tile: int, overlap: float) -> int:
+    """How often `blend` calls the model for an image (H, W) that holds data everywhere."""
+    tall, wide = (min(tile, side) for side in size)
+    rows, columns = (len(starts(side, min(tile, side), overlap)) for side in size)
+    return rows * math.ceil(columns / max(1, BATCH_PIXELS // (tall * wide)))
+
+
 def gaussian(height: int, width: int) -> Tensor:
     """Weights (height, width) of a tile, fp32: 1 at the centre, at least `LEAST_WEIGHT`."""
     sides = []

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ktda.errors import InputError
 from ktda.files import content_hash, file_sha256
 from ktda.images import normalise
-from ktda.scenes.blend import FILL, blend
+from ktda.scenes.blend import FILL, blend, count_passes
 from ktda.scenes.polygons import check_polygons, write_polygons
 from ktda.scenes.sink import Sink, check_out
 from ktda.scenes.source import STRETCHES, open_source
@@ -136,7 +136,8 @@ def predict_scene(
         else:
             step = predictor(model, device, options.precision)
             tiling = (options.tile, options.overlap, sink.rows)
-            with threads(device) as pool:
+            passes = count_passes(source.size, options.tile, options.overlap)
+            with threads(device, passes) as pool:
                 strips = blend(source.read, step, source.size, len(classes), *tiling, pool)
                 for strip in strips:
                     sink.write(strip)
@@ -177,14 +178,15 @@ def predictor(
 
 
 @contextlib.contextmanager
-def threads(device: torch.device | str) -> Iterator[Executor]:
+def threads(device: torch.device | str, passes: int) -> Iterator[Executor]:
     """One thread for a GPU, which waits while the next rows are read; several on a CPU.
 
     There, passes side by side, each on cores of its own, are quicker than one pass on all cores:
-    no layer waits for the slowest core, which costs most where other programs run.
+    no layer waits for the slowest core, which costs most where other programs run. Fewer passes
+    than cores share them all.
     """
     cores = torch.get_num_threads()
-    count = min(cores, MOST_THREADS) if torch.device(device).type == "cpu" else 1
+    count = min(cores, MOST_THREADS, passes) if torch.device(device).type == "cpu" else 1
     try:
         torch.set_num_threads(1)  # of this thread, which only adds up
         with ThreadPoolExecutor(

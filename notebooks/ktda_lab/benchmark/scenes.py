@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ktda.build import build, describe, make_teacher
 from ktda.images import normalise
-from ktda.scenes.blend import blend, gaussian, starts
+from ktda.scenes.blend import blend, count_passes, gaussian, starts
 from ktda.scenes.predict import predictor, threads
 from ktda_lab.benchmark.forms import CLASSES, Wish, fast, settings
 from ktda_lab.benchmark.steps import Found, clock, forget, summary
@@ -95,7 +95,7 @@ def _ours(model: nn.Module, wish: Wish, precision: str = "fp32") -> Way:
         def read(begin: int, end: int) -> tuple[Tensor, Tensor]:
             return scene[:, begin:end], data[begin:end]
 
-        with threads(wish.device) as pool:
+        with threads(wish.device, count_passes(size, TILE, OVERLAP)) as pool:
             strips = blend(read, step, size, CLASSES, TILE, OVERLAP, pool=pool)
             return torch.cat([strip.classes for strip in strips])
 
