@@ -1,15 +1,19 @@
 """``ktda benchmark``: small sizes, real steps; times are not judged."""
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from ktda.cli.main import app
 from ktda.errors import InputError
-from ktda_lab.benchmark import forms, steps
+from ktda_lab.benchmark import forms, scene_memory, steps
 from ktda_lab.benchmark.forms import Wish
+from ktda_lab.benchmark.report import _scene_memory
 from ktda_lab.benchmark.scene_memory import measure_scene_memory
 
 SMALL = ["benchmark", "--device", "cpu", "--preset", "grid", "--size", "32", "--seconds", "0", "--repeats", "2"]
@@ -117,6 +121,24 @@ def test_memory_and_scenes(tmp_path: Path) -> None:
     assert "plain loop, beside, no FMM" in predict["128"]
 
 
+def test_a_way_that_runs_out_of_memory_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def peak(call: Callable, way: str, *rest: Any) -> int:
+        if way == "plain loop":
+            raise MemoryError
+        return 3 * 10**9
+
+    monkeypatch.setattr(scene_memory, "SIDES", (32, 64))
+    monkeypatch.setattr(scene_memory, "in_new_process", peak)
+    said: list[str] = []
+    found = measure_scene_memory(Wish("smoke", 64, 2, "cpu"), pace=1.0, seconds=5.0, tell=said.append)
+    assert [found[side]["plain loop"] for side in ("32", "64")] == [{"failed": "out of memory"}] * 2
+    assert found["64"]["ktda predict"] == {"bytes": 3 * 10**9}
+    assert "64 px, plain loop: failed: out of memory" in said
+    rows = [line.split() for line in _scene_memory(found).splitlines()]
+    assert ["ktda", "predict", "3.00", "3.00"] in rows
+    assert ["plain", "loop", "failed", "failed"] in rows
+
+
 @pytest.mark.slow
 def test_a_scene_in_strips_needs_less_memory_than_one_held_whole() -> None:
     wish = Wish("smoke", 64, 2, "cpu")
@@ -173,7 +195,8 @@ def test_the_guide_says_what_was_measured_at_preset_demo() -> None:
     assert f"takes {published:.1f} times as long as that of a plain UPerNet, and {beside:.1f} times with" in said
     assert f"leaves a head 8 channels, {_times_plain(eight, 'as published'):.1f} times" in said
     waiting = max(found.get("waiting_share", 0) for found in step.values())
-    assert f"Waiting for the loader is at most {100 * waiting:.0f} % of any form's step." in said
+    assert waiting < 0.05  # the aim
+    assert f"Waiting for the loader is less than {math.floor(100 * waiting) + 1} % of any form's step." in said
     content = json.loads((folder / "predict_cpu.json").read_text())
     pace = {name: found["megapixels_a_second"] for name, found in content["predict"]["2048"].items()}
     ours, halves = pace["beside, no FMM"], pace["beside, no FMM, bf16"]

@@ -312,7 +312,7 @@ def test_precision_holds_in_every_thread_and_threads_are_left_as_they_were(tmp_p
 
 
 @pytest.mark.parametrize(("passes", "workers", "each"), [(1, 1, 4), (2, 2, 2), (3, 3, 1), (50, 4, 1)])
-def test_few_passes_share_all_cores(passes: int, workers: int, each: int):
+def test_few_passes_share_the_cores(passes: int, workers: int, each: int):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(4)

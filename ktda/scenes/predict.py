@@ -182,8 +182,8 @@ def threads(device: torch.device | str, passes: int) -> Iterator[Executor]:
     """One thread for a GPU, which waits while the next rows are read; several on a CPU.
 
     There, passes side by side, each on cores of its own, are quicker than one pass on all cores:
-    no layer waits for the slowest core, which costs most where other programs run. Fewer passes
-    than cores share them all.
+    no layer waits for the slowest core, which costs most where other programs run. Where
+    there are fewer passes than cores, each has its share of them.
     """
     cores = torch.get_num_threads()
     count = min(cores, MOST_THREADS, passes) if torch.device(device).type == "cpu" else 1

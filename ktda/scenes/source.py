@@ -34,7 +34,7 @@ class Source:
         limits: (low, high) per band, the values that become 0 and 1, for "fixed".
 
     Attributes:
-        note: what had to be assumed about fill, in a sentence, or "".
+        notes: what had to be assumed of the file, a sentence each.
     """
 
     def __init__(

@@ -154,8 +154,8 @@ def _scenes(predict: Mapping[str, Any]) -> str:
 def _scene_memory(memory: Mapping[str, Any]) -> str:
     rows = [("peak memory of a scene, GB", *(f"{side} px" for side in memory))]
     for way in next(iter(memory.values())):
-        peaks = [found[way]["bytes"] for found in memory.values()]
-        rows.append((way, *(f"{peak / 1e9:.2f}" for peak in peaks)))
+        peaks = [found[way].get("bytes") for found in memory.values()]
+        rows.append((way, *(f"{peak / 1e9:.2f}" if peak else "failed" for peak in peaks)))
     return columns(rows)
 
 

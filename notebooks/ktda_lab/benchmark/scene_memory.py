@@ -13,7 +13,7 @@ from ktda.build import build, model_config
 from ktda.scenes.predict import Options, predict_scene
 from ktda_lab.benchmark.forms import CLASSES, Wish
 from ktda_lab.benchmark.scenes import OVERLAP, PEERS_ON, TILE, described, peers
-from ktda_lab.benchmark.steps import Found, in_new_process, process_peak
+from ktda_lab.benchmark.steps import Found, in_new_process, peak_of, process_peak
 
 SIDES = (1024, 2048, 4096, 8192)
 OURS = "ktda predict"
@@ -31,7 +31,7 @@ def measure_scene_memory(
     A side is left out where that would take longer than `seconds`, told from `pace`, megapixels a second.
 
     Returns:
-        By side: by way: ``bytes``; nothing where rasterio is not installed.
+        By side: by way: ``bytes``, or ``failed`` with the reason; nothing where rasterio is not installed.
     """
     if not importlib.util.find_spec("rasterio"):
         tell("memory of a scene: needs rasterio (pip install 'ktda[scenes]')")
@@ -44,8 +44,9 @@ def measure_scene_memory(
                 tell(f"{side} px: memory left out, about {side**2 / 1e6 / pace:.0f} s")
                 continue
             scene = _write_scene(Path(folder) / f"{side}.tif", side)
-            results[str(side)] = {way: {"bytes": in_new_process(scene_peak, way, scene, wish)} for way in ways}
-            tell(f"{side} px: memory measured")
+            found = results[str(side)] = {}
+            for way in ways:
+                found[way] = peak_of(f"{side} px, {way}", tell, in_new_process, scene_peak, way, scene, wish)
             keep(results)
     return results
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,20 +135,24 @@ def measure_memory(
     On a GPU they are what PyTorch has allocated there; on a CPU those of a process of its own, libraries included.
     """
     results = {}
+    measure = peak_memory if wish.device == "cuda" else partial(in_new_process, peak_memory)
     for name in names:
-        try:
-            if wish.device == "cuda":
-                found = peak_memory(name, wish)
-            else:
-                found = in_new_process(peak_memory, name, wish)
-            results[name] = {"bytes": found}
-            tell(f"{name}: peak memory {found / 1e9:.2f} GB")
-        except (RuntimeError, MemoryError) as error:  # a process that was killed for memory too
-            results[name] = {"failed": " ".join(str(error).split())[:200] or "out of memory"}
-            tell(f"{name}: failed: {results[name]['failed']}")
+        results[name] = peak_of(name, tell, measure, name, wish)
         keep(results)
         forget({})
     return results
+
+
+def peak_of(what: str, tell: Callable[[str], None], measure: Callable[..., int], *arguments: Any) -> dict[str, Any]:
+    """``bytes`` as `measure` gives them, or ``failed`` with the reason; `tell` hears of it."""
+    try:
+        found = measure(*arguments)
+    except (RuntimeError, MemoryError) as error:  # a process that was killed for memory too
+        reason = " ".join(str(error).split())[:200] or "out of memory"
+        tell(f"{what}: failed: {reason}")
+        return {"failed": reason}
+    tell(f"{what}: peak memory {found / 1e9:.2f} GB")
+    return {"bytes": found}
 
 
 def peak_memory(name: str, wish: Wish) -> int:
